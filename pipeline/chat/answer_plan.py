@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from reellama.models.open_bundle import VideoBundle
 from reellama.pipeline.chat.conversation import Video
-from reellama.pipeline.chat.file_answers import answer_from_files
+from reellama.pipeline.chat.file_answers import answer_from_files, names_video
 from reellama.pipeline.chat.footage_limits import CANNOT_TELL, asks_beyond_footage
 from reellama.pipeline.chat.question_language import OTHER_LANGUAGE, is_in, names_of
 from reellama.pipeline.chat.question_text import normalized_question, videos_in_question
@@ -20,6 +20,7 @@ from reellama.pipeline.chat.subtitle_answers import (
     answer_from_subtitles,
     asks_to_listen,
 )
+from reellama.pipeline.video.clip import Clip
 
 _IT = r"(?:it|(?:the|this) (?:video|clip|film|movie|footage|scene|picture|photo|image))"
 _HERE = rf"(?: (?:here|there|in {_IT}))?"
@@ -77,18 +78,15 @@ def plan_answer(
 
     languages: of the model that answers, where they are not those of the bundle.
 
-    The files tell how long they are, and subtitles what is said; nobody else can. What a bundle
+    The files tell how long they are, and subtitles what is said; nobody else can. A model that sees
+    for itself is asked all that does not name the video: "it" may be what is shown. What a bundle
     cannot tell of real footage is said to be so, and so is a language that it does not know. What
     happens in footage, and who it is about, is what the bundle's description of it says: asked in
     several ways, a small model would answer in as many.
     """
     meant, plain = videos_in_question(question, videos)
-    answer = answer_from_files(plain, [video.clip for video in meant])
-    if answer is None and len(meant) == 1:
-        answer = answer_from_subtitles(plain, meant[0].clip.subtitles)
-    if answer is None and asks_to_listen(plain) and not any(v.clip.subtitles for v in meant):
-        answer = NOT_HEARD if meant else None
-    if answer is not None:
+    clips = [video.clip for video in meant]
+    if (answer := _answer_from_clips(plain, clips, sees=bundle.reads_text)) is not None:
         return AnswerPlan(meant, answer, is_seen=False)
     is_footage = bool(meant) and all(video.footage_caveat for video in meant)
     if is_footage and asks_beyond_footage(plain):
@@ -104,3 +102,20 @@ def plan_answer(
         if _DESCRIPTION.fullmatch(normalized):
             return AnswerPlan(meant, request=bundle.describe)
     return AnswerPlan(meant)
+
+
+def _answer_from_clips(question: str, clips: Sequence[Clip], *, sees: bool) -> str | None:
+    """What files and subtitles say to `question`, or None where they do not.
+
+    sees: whether the model sees for itself, as a vision GGUF does. It is asked where "it" may be
+    what is shown, and where words may stand in a picture.
+    """
+    names_file = not sees or names_video(question)
+    to_listen = asks_to_listen(question)
+    answer = answer_from_files(question, clips) if names_file else None
+    if answer is None and len(clips) == 1 and (names_file or to_listen):
+        answer = answer_from_subtitles(question, clips[0].subtitles)
+    if answer is None and to_listen and not any(clip.subtitles for clip in clips):
+        may_speak = any(clip.duration for clip in clips) if sees else bool(clips)
+        answer = NOT_HEARD if may_speak else None
+    return answer

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reellama.pipeline.video.source import FileFacts
 
 _VIDEO = r"(?:the|this) (?:video|clip|film|movie|footage|recording|file)"
+_NAMED = re.compile(rf"\b(?:{_VIDEO}|the subtitles)\b")
 _IT = rf"(?:it|{_VIDEO})"
 _OF_IT = rf"(?:(?: of| in| does| is)? {_IT}(?: have| in)?)?"
 _HEARD = r"(?:sound|audio)(?: track)?"
@@ -71,6 +72,15 @@ _QUESTIONS: dict[str, Callable[[Clip, FileFacts | None], str | None]] = {
 def asks_of_file(question: str) -> bool:
     """Whether a question is one that files answer."""
     return _form(question) is not None
+
+
+def names_video(question: str) -> bool:
+    """Whether a question names the video, its file or its subtitles, and does not say "it" alone.
+
+    >>> names_video("How long is the video?"), names_video("How long is it?")
+    (True, False)
+    """
+    return _NAMED.search(normalized_question(question)) is not None
 
 
 def _form(question: str) -> Callable[[Clip, FileFacts | None], str | None] | None:
