@@ -44,6 +44,7 @@ class AnswerParser:
         self._source = AnswerSource()
         self._events: list[AnswerEvent] = []
         self._emitter = CallEventEmitter(self._events, tools)
+        self._cut = False
         self._space = ""  # white space after the text: it is left out before a call
         self._tokens: list[Token] = []  # those that belong to no event yet
         self._parsing = self._read()
@@ -60,10 +61,27 @@ class AnswerParser:
         self._tokens += [token] if token else []
         return self._resume()
 
-    def finish(self) -> list[AnswerEvent]:
-        """The end of the answer: what was held back."""
-        self._source.ended = True
+    def finish(self, cut: bool = False) -> list[AnswerEvent]:
+        """The end of the answer: what was held back.
+
+        cut: the token limit ended it. Half a marker is then left out, as llama.cpp's server does;
+        where the model itself ended, it is text. Letters alone are rather those of a word, though
+        " to=functions." begins with some.
+        """
+        if cut and self._is_half_marker(self._source.unread):
+            self._source.drop_unread()
+            self._space = ""
+        self._cut, self._source.ended = cut, True
         return self._resume()
+
+    def _is_half_marker(self, text: str) -> bool:
+        """Whether a text that was held back begins a marker, perhaps after white space."""
+        markers = self._form.markers if self._form is not None else ()
+        if (tags := self._reasoning) is not None:
+            markers = (*markers, tags.begin, tags.end, *tags.silent)
+        half = text.strip()
+        begins = any(marker.strip().startswith(half) for marker in markers)
+        return text != "" and not half.isalpha() and begins
 
     def _resume(self) -> list[AnswerEvent]:
         next(self._parsing, None)
@@ -119,12 +137,13 @@ class AnswerParser:
         try:
             yield from self._form.read(source, begin, self._emitter)
         except NotACall:
-            if self._emitter.n_calls == n_calls:
-                text = begin + source.since_mark
-                if source.ended and self._begins_call(text + source.unread):
-                    source.rest()
-                else:
-                    self._emit_trimmed(text)
+            text, is_begun = begin + source.since_mark, self._emitter.n_calls > n_calls
+            # Where the limit cut what follows a marker, the end alone says that it is no call.
+            is_cut = is_begun or (self._cut and begin) or self._begins_call(text + source.unread)
+            if source.ended and is_cut:
+                source.rest()
+            elif not is_begun:
+                self._emit_trimmed(text)
             source.forget_mark()
             return
         source.forget_mark()

@@ -74,6 +74,10 @@ class AnswerSource:
         rest, self._position = self._text[self._position :], len(self._text)
         return rest
 
+    def drop_unread(self) -> None:
+        """Forget all text that was not read."""
+        self._text = self._text[: self._position]
+
     def peek(self, n: int = 1) -> ParserGenerator[str]:
         """The next `n` characters, or fewer at the end."""
         while len(self._text) - self._position < n and not self.ended:

@@ -48,6 +48,14 @@ class CallEventEmitter:
         if text:
             self._emit(text)
 
+    def value(self, value: Any) -> None:
+        """A whole value among the arguments."""
+        self.arguments(json.dumps(value, ensure_ascii=False))
+
+    def text(self, text: str) -> None:
+        """More of a text among the arguments, between its quotes."""
+        self.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
+
     def end(self) -> None:
         """The call that was begun is complete."""
         self._emit(done=True)
@@ -55,7 +63,7 @@ class CallEventEmitter:
     def whole(self, name: str, arguments: dict[str, Any]) -> None:
         """A call that came in one piece."""
         self.begin(name)
-        self.arguments(json.dumps(arguments, ensure_ascii=False))
+        self.value(arguments)
         self.end()
 
     def _emit(self, text: str = "", first: bool = False, done: bool = False) -> None:

@@ -11,7 +11,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
 from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.python_form import python_value
+from reellama.pipeline.llm.tool_calls.python_form import python_value_or_text
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text, properties
 
 
@@ -45,50 +45,60 @@ class GemmaForm:
         yield from source.skip_space()
         yield from source.expect("call:")
         name, _ = yield from source.text_until("{")
-        arguments = yield from self._object(source)
-        emitter.whole(name.strip(), arguments)
+        emitter.begin(name.strip())
+        yield from self._object(source, emitter)
+        emitter.end()
         yield from source.skip_space()
         yield from source.take(self.end)
 
-    def _value(self, source: AnswerSource) -> ParserGenerator[Any]:
+    def _value(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
+        """Read a value, which is emitted as it comes."""
         yield from source.skip_space()
         if (yield from source.take(self.quote)):
-            text, _ = yield from source.text_until(self.quote)
-            return text
-        if (yield from source.take("{")):
-            return (yield from self._object(source))
-        if (yield from source.take("[")):
-            return (yield from self._list(source))
-        scalar: list[str] = []
-        yield from source.json(scalar.append)
-        return python_value("".join(scalar))
+            emitter.arguments('"')
+            yield from source.until((self.quote,), emitter.text)
+            emitter.arguments('"')
+        elif (yield from source.take("{")):
+            yield from self._object(source, emitter)
+        elif (yield from source.take("[")):
+            yield from self._list(source, emitter)
+        else:
+            scalar: list[str] = []
+            yield from source.json(scalar.append)
+            emitter.value(python_value_or_text("".join(scalar)))
 
-    def _object(self, source: AnswerSource) -> ParserGenerator[dict[str, Any]]:
-        """The object after its `{`."""
-        members: dict[str, Any] = {}
+    def _object(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
+        """Read an object after its `{`."""
+        emitter.arguments("{")
+        separator = ""
         while True:
             yield from source.skip_space()
             if (yield from source.take("}")):
-                return members
+                return emitter.arguments("}")
             if (yield from source.take(self.quote)):
                 key, _ = yield from source.text_until(self.quote)
                 yield from source.expect(":")
             else:
                 key, _ = yield from source.text_until(":")
-            members[key.strip()] = yield from self._value(source)
+            emitter.arguments(f"{separator}{json.dumps(key.strip(), ensure_ascii=False)}: ")
+            yield from self._value(source, emitter)
+            separator = ", "
             yield from source.skip_space()
             yield from source.take(",")
 
-    def _list(self, source: AnswerSource) -> ParserGenerator[list[Any]]:
-        """The list after its `[`."""
-        items: list[Any] = []
+    def _list(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
+        """Read a list after its `[`."""
+        emitter.arguments("[")
+        separator = ""
         while True:
             yield from source.skip_space()
             if (yield from source.take("]")):
-                return items
+                return emitter.arguments("]")
             if source.ended and not (yield from source.peek()):
                 raise NotACall
-            items.append((yield from self._value(source)))
+            emitter.arguments(separator)
+            yield from self._value(source, emitter)
+            separator = ", "
             yield from source.skip_space()
             yield from source.take(",")
 

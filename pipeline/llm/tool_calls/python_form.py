@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,10 +42,21 @@ class PythonForm:
         self, source: AnswerSource, begin: str, emitter: CallEventEmitter
     ) -> ParserGenerator[None]:
         """Read the calls that follow `begin`."""
-        text: list[str] = []
-        yield from source.until((self.end,), text.append, or_end=True)
-        for name, arguments in _calls("".join(text)):
+        pieces: list[str] = []
+        ending = yield from source.until((self.end,), pieces.append, or_end=True)
+        text, is_cut = "".join(pieces), False
+        try:
+            calls = _calls(text)
+        except NotACall:
+            if ending:
+                raise
+            calls, is_cut = _calls(_closed(text)), True
+        for name, arguments in calls[: len(calls) - is_cut]:
             emitter.whole(name, arguments)
+        if is_cut:
+            name, arguments = calls[-1]
+            emitter.begin(name)
+            emitter.arguments(json.dumps(arguments, ensure_ascii=False).removesuffix("}"))
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""
@@ -74,15 +88,34 @@ class PythonForm:
 
 
 # What reading Python raises for what is none, or too much.
-_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+_ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError)
+# Texts, the last one perhaps without its end, brackets and commas.
+_BRACKETS = re.compile(
+    r"""'(?:[^'\\]|\\.?)*(?:'|$) | "(?:[^"\\]|\\.?)*(?:"|$) | [()\[\]{},]""", re.DOTALL | re.VERBOSE
+)
 
 
-def python_value(text: str) -> Any:
-    """A literal of Python, as of JSON. Raises NotACall for anything else."""
+def python_value_or_text(text: str) -> Any:
+    """The value of a literal of Python, or of JSON; the text where it is none."""
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
-    except _ERRORS as error:
-        raise NotACall from error
+    except (*_ERRORS, NotACall):
+        return text
+
+
+def _closed(text: str) -> str:
+    """A list of calls that was cut in the arguments of one, closed after the last whole argument.
+
+    >>> _closed("[f(), g(a=[1, 2], b=[3, 'x")
+    '[f(), g(a=[1, 2])]'
+    """
+    outer = 1 if text.lstrip().startswith("[") else 0  # brackets around a call
+    depth = end = 0
+    for match in _BRACKETS.finditer(text):
+        depth += (match[0] in "([{") - (match[0] in ")]}")
+        if depth == outer + 1 and match[0] in "(,":
+            end = match.end() if match[0] == "(" else match.start()
+    return text[:end] + ")" + "]" * outer
 
 
 def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:
@@ -114,5 +147,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(value, str):  # JSON writes what is outside of the first plane as two halves
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if not isinstance(value, int | float | None):  # bytes, complex numbers
+        raise NotACall
+    if value is not None and not math.isfinite(value):  # JSON has no such number
         raise NotACall
     return value

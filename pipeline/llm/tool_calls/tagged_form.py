@@ -10,13 +10,13 @@ from typing import Any
 
 from reellama.pipeline.llm.finite_json import finite_json
 from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
-from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, NotACall, ParserGenerator
+from reellama.pipeline.llm.tool_calls.answer_source import AnswerSource, ParserGenerator
 from reellama.pipeline.llm.tool_calls.call_event_emitter import CallEventEmitter
 from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
-from reellama.pipeline.llm.tool_calls.python_form import python_value
+from reellama.pipeline.llm.tool_calls.python_form import python_value_or_text
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
 
-_CDATA = "<![CDATA["
+_CDATA = "<![CDATA["  # MiniCPM puts such tags around text
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,42 @@ class TaggedForm:
     def _call(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
         header, marker = yield from source.text_until(self.key_begin, self.end)
         name = header.strip().removesuffix(self.name_end).strip()
-        arguments: dict[str, Any] = {}
+        emitter.begin(name)
+        emitter.arguments("{")
+        separator = ""
         while marker == self.key_begin:
             key, _ = yield from source.text_until(self.key_end)
             if self.value_begin:
                 yield from source.skip_space()
                 yield from source.expect(self.value_begin)
-            text, _ = yield from source.text_until(self.value_end)
-            if self.padded:
-                text = text.removeprefix("\n").removesuffix("\n")
             schema = emitter.schema(name, key)
             if self.says_text:
                 key, _, is_string = key.partition(self.says_text)
                 schema = {"type": "string"} if is_string == "true" else {}
-            arguments[key] = _value(text, schema)
+            emitter.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
+            yield from self._value(source, emitter, schema)
+            separator = ", "
             _, marker = yield from source.text_until(self.key_begin, self.end)
-        emitter.whole(name, arguments)
+        emitter.arguments("}")
+        emitter.end()
+
+    def _value(
+        self, source: AnswerSource, emitter: CallEventEmitter, schema: Any
+    ) -> ParserGenerator[None]:
+        """Read a value and its end. A text is emitted as it comes."""
+        endings = (self.value_end,)
+        if self.padded:
+            yield from source.take("\n")
+            endings = (f"\n{self.value_end}", *endings)
+        if (yield from source.take(_CDATA)):
+            endings = (*(f"]]>{ending}" for ending in endings), *endings)
+        if is_text(schema):
+            emitter.arguments('"')
+            yield from source.until(endings, emitter.text)
+            emitter.arguments('"')
+        else:
+            text, _ = yield from source.text_until(*endings)
+            emitter.value(_json_or_python(text))
 
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""
@@ -155,15 +175,9 @@ class TaggedForm:
         return f"{begin} {grammar.until(end)}"
 
 
-def _value(text: str, schema: Any) -> Any:
-    """The value of a text: JSON or, as some templates write it, Python. MiniCPM puts CDATA tags
-    around text."""
-    if text.startswith(_CDATA) and text.endswith("]]>"):
-        text = text[len(_CDATA) : -len("]]>")]
-    if is_text(schema):
-        return text
+def _json_or_python(text: str) -> Any:
+    """The value of a text: JSON or, as some templates write it, Python; the text where it is
+    neither."""
     with suppress(ValueError):
         return finite_json(text)
-    with suppress(NotACall):
-        return python_value(text)
-    return text
+    return python_value_or_text(text)

@@ -59,7 +59,7 @@ class ChatAnswer:
                 self._events += parser.push(token.text, token)
             except StopAsyncIteration:
                 self._finished = True
-                self._events += parser.finish()
+                self._events += parser.finish(cut=self.stats.stop_reason == "length")
         if not self._events:
             raise StopAsyncIteration
         return self._events.popleft()

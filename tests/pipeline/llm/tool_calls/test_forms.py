@@ -16,7 +16,11 @@ from reellama.pipeline.llm.tool_calls.answer_events import (
     ToolCall,
 )
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser, parse_answer
-from reellama.pipeline.llm.tool_calls.reasoning_tags import REASONING_TAGS, reasoning_tags
+from reellama.pipeline.llm.tool_calls.reasoning_tags import (
+    REASONING_TAGS,
+    ReasoningTags,
+    reasoning_tags,
+)
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC, ToolForm
 
@@ -149,11 +153,79 @@ def test_what_is_cut_and_is_no_call_of_a_tool_is_words(text: str) -> None:
     assert read(parser, cut(text, [2]))[0] == text
 
 
-def test_arguments_come_piece_by_piece_where_the_form_allows_it() -> None:
-    text = FORMS["hermes"].write([ToolCall("f", {"text": "one two three"})])
-    events = parse_answer(AnswerParser(FORMS["hermes"]), cut(text, [4]))
+def read_cut(parser: AnswerParser, text: str) -> tuple[str, list[tuple[str, str]]]:
+    """Words of an answer that the token limit cut, and its calls: their names, and the JSON text of
+    their arguments."""
+    events = [event for piece in cut(text, [3]) for event in parser.push(piece)]
+    words, calls = "", dict[int, tuple[str, str]]()
+    for event in events + parser.finish(cut=True):
+        if isinstance(event, CallDelta):
+            arguments = calls.get(event.index, ("", ""))[1] + event.arguments
+            calls[event.index] = (event.name, arguments)
+        elif isinstance(event, TextDelta):
+            words += event.text
+    return words, list(calls.values())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_call_that_the_limit_cuts_is_told_as_far_as_it_came(name: str) -> None:
+    form = FORMS[name]
+    arguments = {"town": "Bern, \n(old)", "days": 21, "more": {"a": [1, "b"]}}
+    whole = json.dumps(arguments, ensure_ascii=False)
+    tool = Tool("weather", schema_of(arguments), {})
+    text = form.write([ToolCall("weather", arguments)])
+    told = ""
+    for n in range(1, len(text) + 1):
+        words, calls = read_cut(AnswerParser(form, tools=[tool]), text[:n])
+        # Letters are words, such as those that gpt-oss's calls begin with: " to=functions."
+        assert not words or words.strip().isalpha(), text[:n]
+        assert len(calls) <= 1 and (calls or n <= text.index("Bern")), text[:n]
+        for called, json_text in calls:
+            assert called == "weather", text[:n]
+            assert whole.startswith(json_text) and json_text.startswith(told), text[:n]
+            told = json_text
+    assert told == whole
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_half_a_marker_that_the_limit_cuts_is_no_words(name: str) -> None:
+    form = FORMS[name]
+    for marker in form.start_markers:
+        for n in range(1, len(marker)):
+            half = "" if not marker[:n].strip().isalpha() else marker[:n]
+            answer = f"One.\n{marker[:n]}"
+            words = f"One.\n{half}" if half else "One."
+            assert read_cut(AnswerParser(form), answer)[0] == words
+            assert read(AnswerParser(form), cut(answer, [2]))[0] == answer  # the model's own end
+
+
+@pytest.mark.parametrize("tags", REASONING_TAGS)
+def test_half_a_tag_of_reasoning_that_the_limit_cuts_is_neither_words_nor_thought(
+    tags: ReasoningTags,
+) -> None:
+    for n in range(1, len(tags.end)):
+        parser = AnswerParser(None, tags, in_reasoning=True)
+        events = parser.push(f"Hm.{tags.end[:n]}") + parser.finish(cut=True)
+        assert "".join(e.text for e in events if isinstance(e, ReasoningDelta)) == "Hm."
+    for n in range(1, len(tags.begin)):
+        assert read_cut(AnswerParser(None, tags), tags.begin[:n]) == ("", [])
+
+
+def test_what_the_limit_cuts_and_is_no_call_of_a_tool_is_words() -> None:
+    tools = [Tool("add", {}, {})]
+    json_texts = ['{"name": "Bob', '{"a', '{"a": 12', '{"a": "x\\', '{"sum": {"b": [1, ']
+    for name, text in [*((GENERIC, text) for text in json_texts), ("hermes", "1 2"), ("glm", "x")]:
+        assert read_cut(AnswerParser(FORMS[name], tools=tools), text) == (text, [])
+
+
+@pytest.mark.parametrize("name", sorted({*FORMS} - {"lfm2"}))
+def test_arguments_come_piece_by_piece(name: str) -> None:
+    form, given = FORMS[name], {"text": "one two\nthree"}
+    tools = [Tool("f", schema_of(given), {})]
+    text = form.write([ToolCall("f", given)])
+    events = parse_answer(AnswerParser(form, tools=tools), cut(text, [4]))
     pieces = [event.arguments for event in events if isinstance(event, CallDelta)]
-    assert len(pieces) > 5 and json.loads("".join(pieces)) == {"text": "one two three"}
+    assert len(pieces) > 4 and json.loads("".join(pieces)) == given
 
 
 def test_a_call_that_is_cut_short_is_not_complete() -> None:
@@ -161,6 +233,8 @@ def test_a_call_that_is_cut_short_is_not_complete() -> None:
     events = parse_answer(AnswerParser(FORMS["hermes"]), [text[:-25]])
     (delta,) = [event for event in events if isinstance(event, CallDelta)]
     assert delta.first and not delta.done
+    in_escape = text[: text.index("long")] + "\\"
+    assert read(AnswerParser(FORMS["hermes"]), [in_escape])[0] == ""
 
 
 @settings(max_examples=200)

@@ -40,6 +40,36 @@ THINKS = (
     "{% if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}"
 )
 
+# Templates of families whose calls are no JSON: how each writes a call.
+TAGGED = {
+    "qwen3-coder": (
+        "<tool_call>\n<function={{ c.name }}>\n{% for k, v in c.arguments.items() %}"
+        "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>"
+    ),
+    "gemma": (
+        "<start_function_call>call:{{ c.name }}{ {%- for k, v in c.arguments.items() %}{{ k }}:"
+        "{% if v is string %}<escape>{{ v }}<escape>{% else %}{{ v|tojson }}{% endif %},"
+        "{% endfor %}}<end_function_call>"
+    ),
+    "lfm2": (
+        "<|tool_call_start|>[{{ c.name }}({% for k, v in c.arguments.items() %}{{ k }}="
+        "{{ v|tojson }},{% endfor %})]<|tool_call_end|>"
+    ),
+}
+TAGGED_TEMPLATE = (
+    "{{ tools }}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
+    "{% for t in m.tool_calls or () %}{% set c = t.function %}CALL{% endfor %}<|im_end|>\n"
+    "{% endfor %}<|im_start|>assistant\n"
+)
+NOTE = {
+    "name": "note",
+    "parameters": {
+        "type": "object",
+        "properties": {"text": {"type": "string", "minLength": 200}},
+        "required": ["text"],
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -75,6 +105,24 @@ def test_a_call_and_its_result_in_openais_protocol(client: openai.OpenAI) -> Non
 def test_a_tool_that_is_named_is_called(client: openai.OpenAI) -> None:
     choice = ask(client, [ASKED], tool_choice=NAMED, parallel_tool_calls=False).choices[0]
     assert [call.function.name for call in choice.message.tool_calls] == ["get_time"]
+
+
+@pytest.mark.parametrize("family", TAGGED)
+def test_a_call_in_tags_that_the_limit_cuts_is_told_and_its_conversation_goes_on(
+    url: str, client: openai.OpenAI, family: str
+) -> None:
+    template = TAGGED_TEMPLATE.replace("CALL", TAGGED[family])
+    made = {"model": family, "from": "mini", "template": template, "stream": False}
+    assert httpx.post(f"{url}/api/create", json=made, timeout=60).status_code == 200
+    options: Any = {"model": family, "tools": [{"type": "function", "function": NOTE}]}
+    for n in (1, 2, 4, 40):
+        choice = ask(client, [ASKED], tool_choice="required", max_tokens=n, **options).choices[0]
+        assert choice.finish_reason == "length" and not choice.message.content
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "note" and call.function.arguments.startswith("{")
+    result = {"role": "tool", "tool_call_id": call.id, "content": "That is no JSON."}
+    again = [ASKED, choice.message, result]
+    assert ask(client, again, tool_choice="none", max_tokens=2, **options).choices
 
 
 def test_a_stream_tells_of_a_call_piece_by_piece(client: openai.OpenAI) -> None:
