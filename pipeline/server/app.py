@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request
@@ -37,6 +37,7 @@ from reellama.pipeline.server.openai import openai_routes
 from reellama.pipeline.server.responses import responses_routes
 from reellama.pipeline.server.service import Service
 from reellama.pipeline.server.settings import Settings
+from reellama.pipeline.server.store_lock import using_store
 
 # The interpreter's switch interval, a fifth of its default: with several threads that compute in
 # Python, the event loop and the threads of the models get their turn soon enough.
@@ -61,17 +62,20 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(service.store.sweep)
-        await asyncio.to_thread(service.files.sweep)
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_SECONDS)
-        yield
-        sys.setswitchinterval(before)
-        if settings.local_socket is not None:  # here, for uvicorn ends by the signal that it got
-            settings.local_socket.unlink(missing_ok=True)
-        await service.close()
-        app.state.bodies.close()
-        app.state.transfers.close()
+        with ExitStack() as opened:
+            in_use = using_store(settings.store, service.sweep)
+            await asyncio.to_thread(opened.enter_context, in_use)
+            before = sys.getswitchinterval()
+            sys.setswitchinterval(SWITCH_SECONDS)
+            yield
+            sys.setswitchinterval(before)
+            if (
+                settings.local_socket is not None
+            ):  # here, for uvicorn ends by the signal that it got
+                settings.local_socket.unlink(missing_ok=True)
+            await service.close()
+            app.state.bodies.close()
+            app.state.transfers.close()
 
     # No pages of documentation: they would load scripts from elsewhere.
     app = FastAPI(

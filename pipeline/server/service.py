@@ -75,6 +75,11 @@ class Service:
         """The models in memory."""
         return self.models.loaded()
 
+    def sweep(self) -> None:
+        """Remove what servers that were killed left in the store."""
+        self.store.sweep()
+        self.files.sweep()
+
     async def close(self) -> None:
         """Unload everything."""
         self.sandbox.close()

@@ -110,7 +110,7 @@ class IncomingBlob:
 def remove_abandoned(paths: Iterable[Path]) -> None:
     """Remove files and folders that were written by a server that was killed.
 
-    What is young may be on its way in, through another server too.
+    What is young may be on its way in: not every file system says which servers run.
     """
     for path in paths:
         with suppress(OSError):
