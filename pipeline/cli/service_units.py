@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import plistlib
+import re
 import shlex
 import shutil
 import sys
@@ -12,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 LABEL = "io.reellama.serve"
+# In the home folder: NAME=VALUE lines, which systemd and a shell read alike. A unit that anybody
+# may read is no place for a token.
+VARIABLES_FILE = ".config/reellama/serve.env"
+# Beginnings of the names of variables that the server or its libraries read.
+_VARIABLES = ("REELLAMA_", "HF_", "OLLAMA_", "OMP_NUM_THREADS")
+_ASSIGNMENT = re.compile(r"^\s*(\w+)=", re.MULTILINE)
+# A shell that takes the variables of the file, where it is there, and becomes the program.
+_WITH_VARIABLES = (
+    f'file="$HOME/{VARIABLES_FILE}"; set -a; [ ! -r "$file" ] || . "$file"; set +a; exec "$@"'
+)
 
 
 def command(*groups: Any) -> list[str]:
@@ -37,6 +49,21 @@ def _whole(value: object) -> str:
     return str(Path(text).absolute()) if is_path else text
 
 
+def saved_variables() -> set[str]:
+    """Names of the variables that a service gets from the file."""
+    try:
+        content = (Path.home() / VARIABLES_FILE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return set()
+    return set(_ASSIGNMENT.findall(content))
+
+
+def unsaved_variables() -> list[str]:
+    """Names of the variables that are set here, and that a service would not have."""
+    set_here = {name for name in os.environ if name.startswith(_VARIABLES)}
+    return sorted(set_here - saved_variables())
+
+
 def systemd(command: Sequence[str]) -> str:
     """A unit for `~/.config/systemd/user/reellama.service`."""
     # A percent sign begins a specifier there, and a dollar a variable.
@@ -47,6 +74,7 @@ Description=reellama: chat with videos
 After=network.target
 
 [Service]
+EnvironmentFile=-%h/{VARIABLES_FILE}
 ExecStart={quoted}
 Restart=on-failure
 NoNewPrivileges=true
@@ -62,7 +90,7 @@ def launchd(command: Sequence[str]) -> str:
     """A property list for `~/Library/LaunchAgents/io.reellama.serve.plist`."""
     entries = {
         "Label": LABEL,
-        "ProgramArguments": list(command),
+        "ProgramArguments": ["/bin/sh", "-c", _WITH_VARIABLES, "reellama", *command],
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
     }

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -121,9 +122,7 @@ def run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this."""
     if unit is not None:
-        from reellama.pipeline.cli import service_units
-
-        sys.stdout.write(service_units.unit(unit, service_units.command(listen, serving)))
+        _print_unit(unit, listen, serving)
         return
     try:
         import fastapi  # noqa: F401
@@ -162,10 +161,38 @@ def run(
         models = app.state.service.models
         models.on_failure = server.fail
         shown = f"[{listen.host}]" if ":" in listen.host else listen.host
+        _note_if_open(listen.host, settings.token is not None)
         note(f"serving on http://{shown}:{sockets[0].getsockname()[1]} (Ctrl-C stops)")
         server.run(sockets=sockets)
     if models.failure:  # a supervisor, such as systemd, starts another process
         raise ReellamaError(f"{models.failure}; see the log")
+
+
+def _print_unit(kind: str, listen: ListenOptions, serving: ServedModelOptions) -> None:
+    """Print a unit, and note what is not in it."""
+    from reellama.pipeline.cli import service_units
+    from reellama.pipeline.cli.console import note
+
+    sys.stdout.write(service_units.unit(kind, service_units.command(listen, serving)))
+    if unsaved := service_units.unsaved_variables():
+        file = Path.home() / service_units.VARIABLES_FILE
+        note(
+            f"{', '.join(unsaved)}: set here, but not for the service; write NAME=VALUE lines into "
+            f"{file}, and let nobody else read it (chmod 600)"
+        )
+    _note_if_open(listen.host, TOKEN_VARIABLE in service_units.saved_variables())
+
+
+def _note_if_open(host: str, has_token: bool) -> None:
+    """Point out a server that other machines reach, and that asks for no token."""
+    from reellama.pipeline.cli.console import note
+
+    try:
+        is_local = ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    if not (is_local or has_token):
+        note(f"--host {host} without {TOKEN_VARIABLE}: whoever reaches this machine may ask")
 
 
 def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:

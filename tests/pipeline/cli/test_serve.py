@@ -196,8 +196,62 @@ def test_units_start_the_same_command(
     assert os.path.isabs(line.removeprefix("ExecStart=").split()[0])
     options = ("--queue", "9", "--gpu-layers", "auto")
     launchd = plistlib.loads(reellama("serve", "--unit=launchd", *options).out.encode())
-    assert launchd["ProgramArguments"][1:] == ["serve", *options]
+    assert launchd["ProgramArguments"][-5:] == ["serve", *options]
     assert reellama("serve", "--unit", "upstart").status == 2
+
+
+@pytest.fixture
+def bare_home(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and none of the variables that a server reads."""
+    for name in [*os.environ]:
+        if name.startswith(("REELLAMA_", "HF_", "OLLAMA_", "OMP_")):
+            monkeypatch.delenv(name)
+    return empty_home
+
+
+def test_units_read_variables_from_a_file_and_never_hold_them(
+    reellama: Callable, bare_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "serve.env" not in reellama("serve", "--unit", "systemd").err
+    monkeypatch.setenv("REELLAMA_TOKEN", "secret")
+    monkeypatch.setenv("HF_HOME", "/models")
+    file = bare_home / ".config/reellama/serve.env"
+    for kind in ("systemd", "launchd"):
+        unit = reellama("serve", "--unit", kind)
+        assert "HF_HOME, REELLAMA_TOKEN" in unit.err and str(file) in unit.err
+        assert "secret" not in unit.out + unit.err
+    file.parent.mkdir(parents=True)
+    file.write_text("# for the service\nREELLAMA_TOKEN=secret\n")
+    unit = reellama("serve", "--unit", "systemd")
+    assert "EnvironmentFile=-%h/.config/reellama/serve.env\n" in unit.out
+    assert "HF_HOME" in unit.err and "REELLAMA_TOKEN" not in unit.err
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+def test_a_property_list_starts_the_server_with_the_files_variables(
+    has_file: bool, reellama: Callable, empty_home: Path
+) -> None:
+    file = empty_home / ".config/reellama/serve.env"
+    file.parent.mkdir(parents=True)
+    if has_file:
+        file.write_text('REELLAMA_TOKEN="two words"\n')
+    arguments = plistlib.loads(reellama("serve", "--unit=launchd").out.encode())["ProgramArguments"]
+    program = arguments.index("serve") - 1
+    show = "import os; print(os.environ.get('REELLAMA_TOKEN'))"
+    environment = {"HOME": str(empty_home)}
+    command = [*arguments[:program], sys.executable, "-c", show]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout == ("two words\n" if has_file else "None\n")
+
+
+def test_a_server_for_everyone_is_pointed_out(reellama: Callable, bare_home: Path) -> None:
+    for host, is_open in (("0.0.0.0", True), ("::", True), ("127.0.0.2", False), ("::1", False)):
+        unit = reellama("serve", "--unit", "systemd", "--host", host)
+        assert (f"--host {host} without REELLAMA_TOKEN" in unit.err) == is_open
+    file = bare_home / ".config/reellama/serve.env"
+    file.parent.mkdir(parents=True)
+    file.write_text("REELLAMA_TOKEN=secret\n")
+    assert reellama("serve", "--unit", "systemd", "--host", "0.0.0.0").err == ""
 
 
 def test_layers_on_the_gpu_are_a_number_auto_or_all(reellama: Callable) -> None:
