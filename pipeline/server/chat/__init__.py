@@ -1,1 +1,1 @@
-"""A chat in the form that all protocols share: what is asked, and the answer as it comes."""
+"""Chats, independent of the protocol: requests, prompts, and answers as they are generated."""

@@ -1,4 +1,4 @@
-"""Constraints of an answer: reasoning or none, tool calls, JSON; and the parser that reads it."""
+"""What a request asks of the answer's form: reasoning, tool calls, JSON; grammar and parser."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from reellama.pipeline.server.sandbox.sandbox import SandboxError
 
 
 def check_think(think: Think, chat_format: ChatFormat, model: str) -> None:
-    """Raise ReellamaError, in Ollama's words, where a model that cannot is asked to think."""
+    """Raise ReellamaError, in Ollama's words, if thinking is asked of a model that cannot think."""
     if think and chat_format.reasoning is None:
         raise ReellamaError(f'"{model}" does not support thinking')
 
 
 def template_variables(think: Think) -> dict[str, Any]:
-    """What chat templates are told: Qwen's name for it, DeepSeek's and Granite's, gpt-oss's.
+    """The variables by which chat templates switch reasoning on or off.
 
-    Nothing where nothing was asked: a template has its own default.
+    enable_thinking is Qwen's, thinking DeepSeek's and Granite's, reasoning_effort that of gpt-oss.
+    None sets no variable: templates have their own defaults.
     """
     if think is None:
         return {}
@@ -36,7 +37,7 @@ def template_variables(think: Think) -> dict[str, Any]:
 
 
 def opens_reasoning(opening: str, chat_format: ChatFormat) -> bool:
-    """Whether the opening of an answer begins reasoning and does not end it."""
+    """Whether an answer begins inside of reasoning, which the end of the prompt has opened."""
     tags = chat_format.reasoning
     return tags is not None and opening.rfind(tags.begin) > opening.rfind(tags.end)
 
@@ -44,10 +45,10 @@ def opens_reasoning(opening: str, chat_format: ChatFormat) -> bool:
 def grammar_request(
     request: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
 ) -> dict[str, Any] | None:
-    """What `GrammarCache.get` is asked for: arguments of `answer_grammar`; None where all is free.
+    """The arguments of `answer_grammar`, or None if no grammar is needed.
 
-    Models that know tools call them freely unless one is required. Those that do not are held to
-    a form, or to text.
+    Models that were trained to call tools do so without a grammar, unless a call is required. All
+    others are held to GENERIC calls or text.
     """
     tools = request.required_tools
     allow_text = False
@@ -63,9 +64,9 @@ def grammar_request(
 def free_call_marker(
     request: ChatRequest, schema: dict[str, Any] | None, chat_format: ChatFormat
 ) -> str | None:
-    """The text with which calls begin that a model makes by itself.
+    """The text that begins the calls of a model that is free to call tools or not.
 
-    None where such a call has no beginning of its own, or the whole answer is bound anyway.
+    None where calls have no such text, or a grammar binds the whole answer.
     """
     form, tags = chat_format.tool_form, chat_format.reasoning
     is_bound = request.required_tools or schema is not None or not chat_format.knows_tools
@@ -82,9 +83,10 @@ async def find_grammar(
     schema: dict[str, Any] | None,
     chat_format: ChatFormat,
 ) -> tuple[str | None, str | None]:
-    """The grammar of an answer, if any, and the text with which it begins, if not at once.
+    """The grammar of an answer, if any, and the text with which it starts, if not at once.
 
-    Calls that nobody asked for are free where their schemas have no grammar.
+    A schema without a grammar is an error only if a call is required, or the model must be held to
+    the form of a call.
     """
     if arguments := grammar_request(request, schema, chat_format):
         return await grammars.get(arguments, model), None
@@ -122,10 +124,10 @@ def with_grammar(
     text_only: bool,
     start_marker: str | None = None,
 ) -> GenerationOptions:
-    """Options of a generation with a grammar, which begins after the reasoning that a prompt opens.
+    """Options of a generation with a grammar, which starts after the reasoning, if there is any.
 
-    text_only: the grammar is of text alone, no calls; where text has a channel, it begins there.
-    start_marker: the text with which it begins; the text before that is free.
+    text_only: the grammar has no calls; if the model has a channel for text, it starts there.
+    start_marker: the text with which the grammar starts; the text before is free.
     """
     if grammar is None:
         return generation_options
@@ -140,7 +142,7 @@ def with_grammar(
 
 
 def parser_for(chat_format: ChatFormat, request: ChatRequest, opening: str) -> AnswerParser | None:
-    """The parser of an answer; None where it is words alone."""
+    """The parser of an answer, or None if the answer is text alone."""
     form = chat_format.tool_form if request.usable_tools else None
     if form is None and chat_format.reasoning is None:
         return None

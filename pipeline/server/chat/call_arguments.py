@@ -1,4 +1,4 @@
-"""The arguments of a call in a conversation, as OpenAI's protocols have them: JSON text."""
+"""Arguments of earlier tool calls, which OpenAI's protocols write as JSON text."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from reellama.pipeline.server.request_bodies.json_bodies import check_size
 
 
 def read_arguments(text: Any) -> dict[str, Any] | str:
-    """The arguments by name, or the text itself where it is not that of a JSON object.
+    """The arguments by name, or the text itself if it is no JSON object.
 
-    A call that the token limit cut is sent back like that, as is one that a model got wrong.
-    Raises ValueError for what is no text, and InvalidBody for one of too much.
+    Clients send back such text of calls that the token limit cut, or that a model got wrong. Raises
+    ValueError for values that are not text, and InvalidBody for too large ones.
     """
     if text is None:
         return {}
     if not isinstance(text, str):
         raise ValueError("the arguments of a call are a text, which should be a JSON object")
     check_size(text.encode(errors="surrogatepass"))
-    found = finite_object(text)
-    return text if found is None else found
+    arguments = finite_object(text)
+    return text if arguments is None else arguments
 
 
 def tool_call_from(name: str, arguments: dict[str, Any] | str, call_id: str) -> ToolCall:
@@ -33,5 +33,5 @@ def tool_call_from(name: str, arguments: dict[str, Any] | str, call_id: str) -> 
     return ToolCall(name, arguments, call_id)
 
 
-# A field of a request. It is read here and nowhere else: long ones take long.
+# A field of a request. Long arguments take long to parse, so they are parsed once, here.
 CallArguments = Annotated[dict[str, Any] | str, PlainValidator(read_arguments)]

@@ -1,4 +1,4 @@
-"""The answer in a chat as it comes: words, reasoning and calls of tools."""
+"""The answer in a chat, as it is generated: text, reasoning and tool calls."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from reellama.pipeline.server.chat.generation import Generation
 class ChatAnswer:
     """An async iterator of events. `stats` and `finish_reason` are complete after the last.
 
-    Without a parser every token is words. `aclose` ends it; call it also when it was read to its
-    end.
+    Without a parser every token is text. Call `aclose` in any case: it ends the generation.
     """
 
     def __init__(self, generation: Generation, parser: AnswerParser | None = None) -> None:
@@ -30,7 +29,7 @@ class ChatAnswer:
 
     @property
     def context(self) -> list[int] | None:
-        """The ids of prompt and answer, or None where soft tokens are among them."""
+        """The token ids of prompt and answer, or None if there are soft tokens among them."""
         return self._generation.context
 
     @property
@@ -40,10 +39,10 @@ class ChatAnswer:
 
     @property
     def finish_reason(self) -> str:
-        """ "stop", "length", or "tool_calls" where tools are to be called."""
+        """ "stop", "length", or "tool_calls" if the answer calls tools."""
         reason = self.stats.stop_reason or "stop"
-        called = self._parser is not None and self._parser.n_calls
-        return "tool_calls" if called and reason == "stop" else reason
+        has_calls = self._parser is not None and self._parser.n_calls
+        return "tool_calls" if has_calls and reason == "stop" else reason
 
     def __aiter__(self) -> AsyncIterator[AnswerEvent]:
         return self
@@ -65,5 +64,5 @@ class ChatAnswer:
         return self._events.popleft()
 
     async def aclose(self) -> None:
-        """End the answer."""
+        """End the generation."""
         await self._generation.aclose()

@@ -1,4 +1,4 @@
-"""The chat formats of the models that are asked for, each found out once."""
+"""A cache of the chat formats of templates."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from reellama.pipeline.server.model_registry.registered_model import RegisteredM
 from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxError
 from reellama.pipeline.server.sandbox.sandboxed_template import MAX_TEMPLATE_CHARACTERS
 
-MAX_KEPT = 256
+MAX_ENTRIES = 256
 
 
 class ChatFormatCache:
-    """Chat formats by template. Templates that clients sent are tried in the sandbox."""
+    """Chat formats by template. Templates that clients sent are probed in the sandbox."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
-        self._kept: OrderedDict[tuple[str, str, str], ChatFormat] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, str, str], ChatFormat] = OrderedDict()
 
     async def get(self, registered: RegisteredModel, template: str | None = None) -> ChatFormat:
-        """The chat format of a model, or of the template that is used in place of its own."""
+        """The chat format of a model, or of a template that replaces the model's own."""
         file: GGUFFile = registered.gguf
         source = template or registered.manifest.template or file.chat_template or ""
         key = (source, file.token("bos"), file.token("eos"))
         if not (template or registered.manifest.template or registered.manifest.is_uploaded):
             return await asyncio.to_thread(chat_format_of, *key)
-        if key not in self._kept:
-            self._kept[key] = detect_chat_format(source, await self._try(*key))
-        self._kept.move_to_end(key)
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        if key not in self._entries:
+            self._entries[key] = detect_chat_format(source, await self._probe(*key))
+        self._entries.move_to_end(key)
+        if len(self._entries) > MAX_ENTRIES:
+            self._entries.popitem(last=False)
+        return self._entries[key]
 
-    async def _try(self, source: str, bos: str, eos: str) -> TemplateTraits:
-        """What the template does with tools: nothing, where that takes too much."""
+    async def _probe(self, source: str, bos: str, eos: str) -> TemplateTraits:
+        """The traits of a template; none for a template that takes too much."""
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             return TemplateTraits()
         try:

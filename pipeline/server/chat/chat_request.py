@@ -1,4 +1,4 @@
-"""A chat as every protocol asks for it: messages, tools, and whether to think first."""
+"""The request for a chat answer, in any protocol: messages, tools, and whether to think first."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from reellama.pipeline.llm.tool_calls.answer_events import ToolCall
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.media.media_items import MediaItem
 
-# Whether to reason before the answer, and how much; None is what the model does by itself.
+# Whether to reason before the answer, and how much; None leaves it to the model.
 Think = bool | Literal["low", "medium", "high"] | None
 MAX_TOOLS = 128  # in one request, as in OpenAI's API
 MAX_VARIABLE_CHARACTERS = 10_000  # of a template's variables, as JSON
-# Variables of a template that other fields of the request determine.
-TEMPLATE_OWN = {"messages", "tools", "xml_tools", "documents", "add_generation_prompt"} | {
-    "bos_token",
-    "eos_token",
+# Variables of a template that the server sets.
+RESERVED_VARIABLES = {
+    *("messages", "tools", "xml_tools", "documents"),
+    *("add_generation_prompt", "bos_token", "eos_token"),
 }
 THINK_LEVELS = ("low", "medium", "high")
 
@@ -30,8 +30,8 @@ class ServiceMessage:
     """One message; `media` are its pictures and videos, in order.
 
     role: "system", "user", "assistant" or "tool". A message of the assistant may have `tool_calls`
-    and its `reasoning`. A message of a tool is the result of a call; `tool_call_id`, or the tool's
-    `name`, tells of which call.
+    and `reasoning`. A message of a tool is the result of a call, which `tool_call_id` or the tool's
+    `name` identifies.
     """
 
     role: str
@@ -45,7 +45,7 @@ class ServiceMessage:
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """Whether tools may or must be called; `name`: the one that must be, with "required"."""
+    """Whether tools may or must be called. `name`: with "required", the tool to call."""
 
     mode: Literal["auto", "none", "required"] = "auto"
     name: str | None = None
@@ -53,10 +53,10 @@ class ToolChoice:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What a model is asked in a conversation. Raises ReellamaError for what contradicts itself.
+    """A conversation to answer. Raises ReellamaError for fields that contradict each other.
 
-    parallel_tool_calls: whether one answer may call more than one tool. template_variables: more
-    variables for the chat template, JSON values; they have precedence over those of `think`.
+    parallel_tool_calls: whether one answer may have several calls. template_variables: more
+    variables of the chat template, JSON values, which override those that follow from `think`.
     """
 
     messages: Sequence[ServiceMessage]
@@ -69,9 +69,9 @@ class ChatRequest:
     def __post_init__(self) -> None:
         check_variables(self.template_variables)
         names = [tool.name for tool in self.tools]
-        twice = [name for name, n in Counter(names).items() if n > 1]
-        if twice:
-            raise ReellamaError(f"there are two tools named {twice[0]!r}")
+        repeated = [name for name, n in Counter(names).items() if n > 1]
+        if repeated:
+            raise ReellamaError(f"there are two tools named {repeated[0]!r}")
         if len(names) > MAX_TOOLS:
             raise ReellamaError(f"{len(names)} tools: at most {MAX_TOOLS} are taken")
         choice = self.tool_choice
@@ -82,12 +82,12 @@ class ChatRequest:
 
     @property
     def usable_tools(self) -> Sequence[Tool]:
-        """The tools that the model is told of."""
+        """The tools that the model may call."""
         return () if self.tool_choice.mode == "none" else self.tools
 
     @property
     def required_tools(self) -> Sequence[Tool]:
-        """The tools one of which must be called; none where the model is free to answer."""
+        """The tools of which one must be called; none if a call is not required."""
         choice = self.tool_choice
         if choice.mode != "required":
             return ()
@@ -95,9 +95,9 @@ class ChatRequest:
 
 
 def check_variables(variables: Mapping[str, Any]) -> None:
-    """Raise ReellamaError for variables of a template that are the server's own, or too large."""
-    if taken := TEMPLATE_OWN.intersection(variables):
-        raise ReellamaError(f"chat_template_kwargs: {min(taken)} is set by the request itself")
+    """Raise ReellamaError for template variables that are reserved or too large."""
+    if reserved := RESERVED_VARIABLES.intersection(variables):
+        raise ReellamaError(f"chat_template_kwargs: {min(reserved)} is set by the request itself")
     if len(json.dumps(variables)) > MAX_VARIABLE_CHARACTERS:
         raise ReellamaError(
             f"chat_template_kwargs: at most {MAX_VARIABLE_CHARACTERS} characters are taken"
@@ -105,16 +105,16 @@ def check_variables(variables: Mapping[str, Any]) -> None:
 
 
 def with_system(messages: Sequence[ServiceMessage], system: str | None) -> list[ServiceMessage]:
-    """The messages, with this system prompt where they have none."""
+    """The messages, with this system prompt if they have none."""
     if not system or any(message.role == "system" for message in messages):
         return list(messages)
     return [ServiceMessage("system", system), *messages]
 
 
 def tool_from_definition(definition: Any) -> Tool:
-    """A tool by its definition in OpenAI's form, which Ollama has too.
+    """The tool of a definition in OpenAI's form, which is also Ollama's.
 
-    Raises ReellamaError for one that cannot be used.
+    Raises ReellamaError for a definition that cannot be used.
     """
     function = definition.get("function") if isinstance(definition, dict) else None
     if not isinstance(function, dict) or definition.get("type") not in (None, "function"):
@@ -142,7 +142,7 @@ def tool_choice_from(given: Any) -> ToolChoice:
 
 
 def think_from(given: bool | str | None) -> Think:
-    """Ollama's `think`. Raises ReellamaError, in Ollama's words, for what is none."""
+    """Ollama's `think`. Raises ReellamaError, in Ollama's words, for an unknown value."""
     if given is None or isinstance(given, bool):
         return given
     if given in ("true", "false"):

@@ -1,4 +1,4 @@
-"""A conversation tokenized so that it fits a context: without the oldest turns that do not fit."""
+"""Fits a conversation into a context: tokenizes it without the oldest turns, if need be."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Template(Protocol):
 
 @dataclass(frozen=True)
 class Rendering:
-    """How a template is used. `variables` go to it, definitions of tools among them.
+    """A template with its variables, among them the definitions of tools.
 
-    text_arguments, no_content: as in `TemplateTraits`.
+    text_arguments, no_content: see `TemplateTraits`.
     """
 
     template: Template
@@ -39,10 +39,10 @@ class Rendering:
 
 @dataclass(frozen=True)
 class FittedConversation:
-    """A conversation in a context.
+    """A tokenized conversation.
 
-    opening: the text between the last message and the answer; an answer that is continued is part
-    of it.
+    opening: the text from the last message to the answer, with the beginning of an answer that is
+    continued.
     """
 
     prompt: TokenizedPrompt
@@ -58,11 +58,12 @@ def fit_conversation(
     *,
     keep_all: bool = False,
 ) -> FittedConversation:
-    """The conversation without the oldest turns that do not fit `limit` positions; videos move up.
+    """Tokenize a conversation without the oldest turns that do not fit into `limit` positions.
 
-    It is rendered once where all of it fits, and else about log2(limit) times, never with more
-    messages than there are positions: each takes one at least. Raises ReellamaError for a last
-    message that cannot fit. With `keep_all` no turn is left out, whether they fit or not.
+    The videos of those turns are kept, before the first turn that is left. A conversation that fits
+    is rendered once, another one about log2(limit) times, and never with more messages than there
+    are positions, since each takes at least one. With `keep_all` no turn is left out, whether all
+    fit or not. Raises ReellamaError for a last message that cannot fit.
     """
     reserve = min(max_tokens if max_tokens > 0 else limit, limit // ANSWER_DIVISOR)
     max_positions = limit - reserve
@@ -79,7 +80,7 @@ def fit_conversation(
     max_turns = max(min_turns, sum(n <= max_positions for n in min_positions))
 
     def tokenize_last(n_turns: int) -> FittedConversation | None:
-        """The last turns, or None where they do not fit."""
+        """Tokenize the last turns; None if they do not fit."""
         prompt, opening = conversation_prompt(rendering, _last_turns(conversation, turns, n_turns))
         characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
         if n_turns > min_turns and batcher.min_positions(characters) > max_positions:
@@ -104,7 +105,7 @@ def fit_conversation(
 
 
 def _unfinished_turns(conversation: EncodedConversation, turns: Sequence[int]) -> int:
-    """How many of the last turns must stay: the last question, and the messages after it."""
+    """How many turns must stay: the last question and the messages after it."""
     n = 1
     while n < len(turns) and conversation[turns[-n]][0].role != "user":
         n += 1
@@ -114,9 +115,9 @@ def _unfinished_turns(conversation: EncodedConversation, turns: Sequence[int]) -
 def _last_turns(
     conversation: EncodedConversation, turns: Sequence[int], n_turns: int
 ) -> EncodedConversation:
-    """The last turns and all system messages. Answers and results do not begin them.
+    """The last turns and all system messages; leading answers and results are left out too.
 
-    The first of these turns gets the videos of those that are left out.
+    The first turn gets the videos of those that are left out.
     """
     if not turns or n_turns >= len(turns):
         return conversation
@@ -139,13 +140,13 @@ def _last_turns(
 def conversation_prompt(
     rendering: Rendering, conversation: EncodedConversation
 ) -> tuple[Prompt, str]:
-    """What the model reads, each message's videos before its words, and the answer's opening.
+    """The prompt, with each message's videos before its text, and the opening of the answer.
 
-    An assistant's message that comes last is the beginning of the answer.
+    A message of the assistant that comes last is the beginning of the answer.
     """
     last = conversation[-1][0]
-    begun = last.role == "assistant" and not last.tool_calls and len(conversation) > 1
-    rendered = conversation[:-1] if begun else conversation
+    is_begun = last.role == "assistant" and not last.tool_calls and len(conversation) > 1
+    rendered = conversation[:-1] if is_begun else conversation
     messages = [
         template_message(message, rendering.text_arguments, rendering.no_content)
         for message, _ in rendered
@@ -154,15 +155,17 @@ def conversation_prompt(
     prompt: Prompt = []
     opening = ""
     for segment in rendering.template.render(messages, **rendering.variables):
-        if segment.content is not None:  # a template may place a content twice: videos once
-            prompt += before_text(videos_left.pop(segment.content, []))
+        if (
+            segment.content is not None
+        ):  # a template may write a content twice, its videos come once
+            prompt += with_video_ending(videos_left.pop(segment.content, []))
         prompt.append(Text(segment.text, segment.special))
         opening = opening + segment.text if segment.special else ""
-    if begun and last.content:
+    if is_begun and last.content:
         return [*prompt, Text(last.content)], opening + last.content
     return prompt, opening
 
 
-def before_text(videos: Prompt) -> Prompt:
-    """Videos, and the text between them and the words about them."""
+def with_video_ending(videos: Prompt) -> Prompt:
+    """Videos, followed by the text that separates them from the question."""
     return [*videos, Text(AFTER_VIDEO)] if videos else []

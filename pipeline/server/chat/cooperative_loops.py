@@ -1,4 +1,4 @@
-"""Long loops in the event loop that let other tasks go on."""
+"""Long loops that let other tasks of the event loop run in between."""
 
 from __future__ import annotations
 

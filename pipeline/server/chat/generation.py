@@ -1,4 +1,4 @@
-"""An answer of a model as it is generated."""
+"""An answer of a model, as it is generated."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from reellama.pipeline.server.request_context import CLIENT
 class PreparedPrompt:
     """A prompt, and how its answer is generated; `visible_special_tokens` as in `GenerationJob`.
 
-    answer: what is answered without the model. own_stop: stop texts that the client did not give.
-    footage_caveat: what a person should know of answers about these videos, or "".
+    answer: the answer, if it needs no model. own_stop: stop texts of the server, which are not
+    reported to the client. footage_caveat: a caveat about answers on these videos, or "".
     """
 
     prompt: TokenizedPrompt
@@ -40,10 +40,10 @@ REQUEST_GENERATIONS: ContextVar[list[Generation] | None] = ContextVar("generatio
 
 
 class Generation:
-    """An answer as it comes: an async iterator of tokens. `stats` is complete after the last.
+    """An async iterator of the tokens of an answer. `stats` is complete after the last one.
 
-    `aclose` ends it and lets others have its place; call it also when it was read to its end. An
-    answer that is not at its end after `seconds` ends with AnswerTimeout.
+    Call `aclose` in any case: it ends the generation and calls `release`. After `seconds` the
+    generation ends with AnswerTimeout.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Generation:
         self._job: GenerationJob | None = None
         self._prepared: PreparedPrompt | None = None
         self._updates: asyncio.Queue[JobUpdate] = asyncio.Queue()
-        self._ids: list[int] = []  # of its tokens so far
+        self._ids: list[int] = []  # of the tokens so far
         self._done = False
 
     @property
     def context(self) -> list[int] | None:
-        """The ids of prompt and answer, or None where soft tokens are among them."""
+        """The token ids of prompt and answer, or None if there are soft tokens among them."""
         keys = self._prepared.prompt.keys if self._prepared is not None else []
         ids = [key for key in keys if isinstance(key, int)]
         end = [] if self.stats.end_token is None else [self.stats.end_token]
@@ -75,7 +75,7 @@ class Generation:
 
     @property
     def footage_caveat(self) -> str:
-        """As in `PreparedPrompt`."""
+        """See `PreparedPrompt`."""
         return self._prepared.footage_caveat if self._prepared is not None else ""
 
     async def start(
@@ -84,7 +84,7 @@ class Generation:
         prepared: PreparedPrompt,
         n_ctx: int | None,
     ) -> None:
-        """Hand the prompt to the model. Raises ReellamaError when it does not fit."""
+        """Submit the prompt to the model. Raises ReellamaError if it does not fit."""
         self._prepared = prepared
         if prepared.answer is not None:
             self._put_answer(prepared, prepared.answer, loaded.batcher.tokenizer)
@@ -110,15 +110,15 @@ class Generation:
             with loaded.in_use():
                 loaded.batcher.submit(job)
 
-        await asyncio.to_thread(submit)  # a grammar is parsed there
+        await asyncio.to_thread(submit)  # which parses the grammar
 
     def _put_answer(self, prepared: PreparedPrompt, answer: str, tokenizer: Tokenizer) -> None:
-        """Give an answer that needs no model as if the model had given it."""
+        """Queue an answer that needs no model, as if the model had generated it."""
         tokens = answer_tokens(answer, tokenizer, prepared.generation_options)
         self.stats.prompt_tokens = len(prepared.prompt.keys)
         self.stats.generated_tokens = len(tokens)
-        whole = "".join(token.text for token in tokens) == answer
-        self.stats.stop_reason = "stop" if whole else "length"
+        is_whole = "".join(token.text for token in tokens) == answer
+        self.stats.stop_reason = "stop" if is_whole else "length"
         for token in tokens:
             self._updates.put_nowait(token)
         self._updates.put_nowait(None)
@@ -143,16 +143,16 @@ class Generation:
             try:
                 raise update
             finally:
-                del update  # the error has this frame
+                del update  # breaks the cycle of the exception and this frame
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """End the answer."""
+        """End the generation, and release the model."""
         if not self._done:
             self._done = True
             if self._timer is not None:
                 self._timer.cancel()
             if self._job is not None:
                 self._job.cancelled = True
-                self._job = None  # it knows this answer: nothing is left for the garbage collector
+                self._job = None  # breaks the reference cycle of job and generation
             await self._release(self.stats)

@@ -1,4 +1,4 @@
-"""A mailbox through which other threads call functions in an event loop."""
+"""Batched `call_soon_threadsafe`: other threads call functions in an event loop."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from weakref import WeakKeyDictionary, ref
 
 
 class LoopMailbox:
-    """Takes messages of other threads; the loop wakes up once for all that have come."""
+    """Collects calls of other threads; the loop wakes up once for all that have come."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)
-        self._messages: deque[tuple[Callable[[Any], None], Any]] = deque()
-        self._wakes = False
+        self._calls: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self._is_scheduled = False
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> LoopMailbox:
         """The mailbox of a loop. Called in the loop."""
         return _MAILBOXES.setdefault(loop, cls(loop))
 
-    def put(self, take: Callable[[Any], None], message: Any) -> None:
-        """Have the loop call `take(message)`. Raises RuntimeError for a loop that was closed."""
-        self._messages.append((take, message))
-        if not self._wakes:
-            self._wakes = True
+    def put(self, function: Callable[[Any], None], argument: Any) -> None:
+        """Call `function(argument)` in the loop. Raises RuntimeError if the loop was closed."""
+        self._calls.append((function, argument))
+        if not self._is_scheduled:
+            self._is_scheduled = True
             try:
                 if (loop := self._loop()) is None:
                     raise RuntimeError("the event loop is gone")
-                loop.call_soon_threadsafe(self._deliver)
+                loop.call_soon_threadsafe(self._run_calls)
             except RuntimeError:
-                self._wakes = False
+                self._is_scheduled = False
                 raise
 
-    def _deliver(self) -> None:
-        self._wakes = False  # what comes from now on wakes the loop again
-        while self._messages:
-            take, message = self._messages.popleft()
-            take(message)
+    def _run_calls(self) -> None:
+        self._is_scheduled = False  # calls that come from now on schedule another run
+        while self._calls:
+            function, argument = self._calls.popleft()
+            function(argument)
 
 
 _MAILBOXES: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopMailbox] = WeakKeyDictionary()

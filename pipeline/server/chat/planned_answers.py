@@ -1,7 +1,7 @@
-"""Questions about videos that `ask` would answer without its model, or ask that in other words.
+"""Questions about videos that need no model, or that the model is asked in other words.
 
-The server says the same. Where an answer must have a form, or tools may be called, the model gives
-all answers.
+The server answers them by the same `AnswerPlan` as `ask`. Requests with tools or for a form of the
+answer always go to the model.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessa
 from reellama.pipeline.server.chat.tool_messages import EncodedConversation
 from reellama.pipeline.server.media.media_encoder import EncodedMedia
 
-# Characters of a question; a longer text is none of those that are answered without the model, and
-# to look through all of it would hold up everyone else.
-MAX_QUESTION_CHARACTERS = 1000
+MAX_QUESTION_CHARACTERS = 1000  # longer questions go to the model: to analyze them takes long
 
 
 def plain_question(
-    request: ChatRequest, generation_options: GenerationOptions, formed: bool
+    request: ChatRequest, generation_options: GenerationOptions, has_schema: bool
 ) -> str:
-    """What was asked last, or "" where only the model can answer. formed: by a JSON schema."""
+    """The last question, or "" if it must go to the model as it is."""
     last = request.messages[-1] if request.messages else None
-    bound = formed or request.usable_tools or generation_options.sampling.grammar is not None
-    if bound or last is None or last.role != "user" or len(last.content) > MAX_QUESTION_CHARACTERS:
+    has_grammar = has_schema or generation_options.sampling.grammar is not None
+    if (
+        has_grammar
+        or request.usable_tools
+        or last is None
+        or last.role != "user"
+        or len(last.content) > MAX_QUESTION_CHARACTERS
+    ):
         return ""
     return last.content.strip()
 
@@ -37,7 +41,7 @@ def plain_question(
 def plan_request(
     question: str, encoded_media: Sequence[EncodedMedia], bundle: VideoBundle | None
 ) -> AnswerPlan:
-    """How a question about the videos of all messages is answered, as `ask` answers it."""
+    """The plan for a question about the videos of all messages."""
     videos = [video for encoded in encoded_media for video in encoded.videos]
     if not question or not videos or bundle is None:
         return AnswerPlan(videos)
@@ -45,7 +49,7 @@ def plan_request(
 
 
 def apply_plan(conversation: EncodedConversation, plan: AnswerPlan) -> EncodedConversation:
-    """The conversation as the model gets it: with a request of the plan's own, that one alone."""
+    """The conversation, or only the plan's own request about the video if it has one."""
     if plan.request is None:
         return conversation
     system = [(message, parts) for message, parts in conversation if message.role == "system"]
@@ -53,7 +57,7 @@ def apply_plan(conversation: EncodedConversation, plan: AnswerPlan) -> EncodedCo
 
 
 def answer_tokens(answer: str, tokenizer: Tokenizer, options: GenerationOptions) -> list[Token]:
-    """An answer that is known as the tokens that a sure model would have given."""
+    """The tokens of a known answer, each with probability 1."""
     ids = tokenizer.encode(answer)
     if options.max_tokens != NO_LIMIT:
         ids = ids[: options.max_tokens]
@@ -63,7 +67,7 @@ def answer_tokens(answer: str, tokenizer: Tokenizer, options: GenerationOptions)
         piece = tokenizer.piece(token)
         text = characters.decode(piece)
         if not tokens and not answer.startswith(" "):
-            text = text.removeprefix(" ")  # some tokenizers begin every text with one
+            text = text.removeprefix(" ")  # which some tokenizers put before every text
         likeliest = [(text, 1.0)] if options.n_probs else []
         tokens.append(Token(token, text, 1.0, likeliest, piece, (piece,) if likeliest else ()))
     return tokens

@@ -1,4 +1,4 @@
-"""Prompts of conversations and of texts: their media are encoded, and all of it is tokenized."""
+"""Prepares prompts of chats and completions: encodes their media, and tokenizes everything."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from reellama.pipeline.server.chat.conversation_fit import (
     FittedConversation,
     Rendering,
     Template,
-    before_text,
     fit_conversation,
+    with_video_ending,
 )
 from reellama.pipeline.server.chat.cooperative_loops import yielding_to_event_loop
 from reellama.pipeline.server.chat.generation import PreparedPrompt
@@ -47,15 +47,15 @@ from reellama.pipeline.server.sandbox.sandbox import Sandbox, SandboxChild
 from reellama.pipeline.server.sandbox.sandboxed_template import SandboxedTemplate
 
 T = TypeVar("T")
-LONG_PROMPT_CHARACTERS = 50_000  # prompts that have more are tokenized one at a time
-MESSAGE_OVERHEAD_CHARACTERS = 100  # that a template writes around a message, about
+LONG_PROMPT_CHARACTERS = 50_000  # longer prompts are tokenized one at a time
+MESSAGE_OVERHEAD_CHARACTERS = 100  # about what a template writes around a message
 
 
 class PromptPreparer:
-    """Prepares prompts for a model that is loaded. Belongs to one event loop.
+    """Prepares prompts for a loaded model. Belongs to one event loop.
 
-    bundle_name: that of the server's bundle, for errors. What clients sent (templates, schemas) is
-    read in `sandbox`.
+    bundle_name: that of the server's bundle, for errors. sandbox: processes the templates and
+    schemas of clients.
     """
 
     def __init__(self, bundle_name: str, media_encoder: MediaEncoder, sandbox: Sandbox) -> None:
@@ -66,7 +66,7 @@ class PromptPreparer:
         self._long_prompts = FairThreadPool("long prompts")
 
     def close(self) -> None:
-        """End the preparer's thread."""
+        """End the thread of long prompts."""
         self._long_prompts.close()
 
     async def prepare_chat(
@@ -78,13 +78,13 @@ class PromptPreparer:
         options: RequestOptions,
         template: str | None,
     ) -> tuple[PreparedPrompt, AnswerParser | None]:
-        """A conversation as a prompt, and the parser of its answer; None: words alone."""
+        """The prompt of a conversation, and the parser of its answer, None if it is text alone."""
         grammar, start_marker = await find_grammar(
             self._grammars, registered.path, request, options.schema, chat_format
         )
         conversation, plan = await self._with_media(loaded, registered, request, options)
         tools = request.usable_tools
-        # In a thread: calls with long arguments take long.
+        # In a thread, because calls with long arguments take long.
         conversation = await asyncio.to_thread(adapt_conversation, conversation, chat_format, tools)
         rendering = _rendering(request, chat_format)
         fitted = await self._fit(loaded, registered, template, rendering, conversation, options)
@@ -117,7 +117,7 @@ class PromptPreparer:
         media: Sequence[MediaItem],
         suffix: str | None,
     ) -> PreparedPrompt:
-        """A text, or its tokens, as a prompt, after what it is about; see `Service.complete`."""
+        """The prompt of a text or token ids, which the media precede; see `Service.complete`."""
         generation_options = options.generation_options
         if (schema := options.schema) is not None:
             grammar = await self._grammars.get({"schema": schema}, registered.path)
@@ -126,7 +126,7 @@ class PromptPreparer:
         context_left = _context_left(loaded, options, len(media))
         encoded_media = await self._encode(registered, media, options, context_left)
         tokenizer = loaded.batcher.tokenizer
-        parts = before_text(encoded_media.parts)
+        parts = with_video_ending(encoded_media.parts)
         if isinstance(text, str):
             parts.append(Text(text, special=suffix is None))
         else:
@@ -150,7 +150,7 @@ class PromptPreparer:
         request: ChatRequest,
         options: RequestOptions,
     ) -> tuple[EncodedConversation, AnswerPlan]:
-        """The conversation with its pictures and videos, and how its question is answered."""
+        """The conversation with its encoded media, and the plan of its answer."""
         n_media = sum(len(message.media) for message in request.messages)
         context_left = _context_left(loaded, options, n_media)
         question = plain_question(request, options.generation_options, options.schema is not None)
@@ -162,7 +162,7 @@ class PromptPreparer:
         plan = plan_request(question, encoded_media, registered.bundle)
         system = registered.bundle.system if registered.bundle else None
         messages = with_system(request.messages, system)
-        # A system prompt that was put before the others has no videos.
+        # A system prompt that `with_system` has added has no videos.
         parts: list[Prompt] = [[] for _ in messages[len(encoded_media) :]]
         parts += [encoded.parts for encoded in encoded_media]
         return apply_plan(list(zip(messages, parts, strict=True)), plan), plan
@@ -175,7 +175,7 @@ class PromptPreparer:
         context_left: int,
         with_subtitles: bool = False,
     ) -> EncodedMedia:
-        """What stands for a message's pictures and videos in a prompt."""
+        """Encode a message's pictures and videos."""
         if not media:
             return EncodedMedia([], [])
         if registered.bundle is None:
@@ -196,10 +196,10 @@ class PromptPreparer:
         conversation: EncodedConversation,
         options: RequestOptions,
     ) -> FittedConversation:
-        """The conversation as token ids and soft tokens, without the oldest turns that do not fit.
+        """Render and tokenize a conversation, without the oldest turns that do not fit.
 
-        The template of a GGUF on this machine is trusted; what clients sent is sandboxed, the
-        template of a GGUF that one uploaded too.
+        The template of a GGUF on this machine is trusted. A template that a client sent, also in a
+        GGUF that it uploaded, is rendered in the sandbox.
         """
         fit = partial(
             fit_conversation,
@@ -209,8 +209,8 @@ class PromptPreparer:
             keep_all=not options.truncate,
         )
         file, source = registered.gguf, template or registered.manifest.template
-        own = file.chat_template if registered.manifest.is_uploaded else ""
-        if not (source or own):
+        uploaded = file.chat_template if registered.manifest.is_uploaded else ""
+        if not (source or uploaded):
             trusted = rendering(ChatTemplate.from_gguf(file))
             size = sum(len(m.content) + MESSAGE_OVERHEAD_CHARACTERS for m, _ in conversation)
             return await self._tokenize_in_thread(
@@ -219,26 +219,29 @@ class PromptPreparer:
         bos, eos = file.token("bos"), file.token("eos")
 
         def fit_sandboxed(child: SandboxChild) -> FittedConversation:
-            sent = SandboxedTemplate(child, source or own or "", bos, eos, strict=bool(source))
+            untrusted = source or uploaded or ""
+            sandboxed = SandboxedTemplate(child, untrusted, bos, eos, strict=bool(source))
             with loaded.in_use():
-                return fit(loaded.batcher, rendering(sent))
+                return fit(loaded.batcher, rendering(sandboxed))
 
         return await self._sandbox.call(fit_sandboxed)
 
-    async def _tokenize_in_thread(self, loaded: LoadedModel, size: int, work: Callable[[], T]) -> T:
-        """The outcome of work on a prompt of `size` characters, in a thread."""
+    async def _tokenize_in_thread(
+        self, loaded: LoadedModel, n_characters: int, tokenize: Callable[[], T]
+    ) -> T:
+        """Call `tokenize` in a thread, which uses the model meanwhile."""
 
-        def hold_and_work() -> T:
+        def use_and_tokenize() -> T:
             with loaded.in_use():
-                return work()
+                return tokenize()
 
-        if size > LONG_PROMPT_CHARACTERS:
-            return await self._long_prompts.run(hold_and_work)
-        return await asyncio.to_thread(hold_and_work)
+        if n_characters > LONG_PROMPT_CHARACTERS:
+            return await self._long_prompts.run(use_and_tokenize)
+        return await asyncio.to_thread(use_and_tokenize)
 
 
 def _rendering(request: ChatRequest, chat_format: ChatFormat) -> Callable[[Template], Rendering]:
-    """How a template renders the conversation, once it is known which."""
+    """The `Rendering` of a template that is not known yet."""
     variables = template_variables(request.think) | dict(request.template_variables)
     if chat_format.is_told_of_tools:
         variables["tools"] = [tool.definition for tool in request.usable_tools]
@@ -253,7 +256,7 @@ def _rendering(request: ChatRequest, chat_format: ChatFormat) -> Callable[[Templ
 def _after_context(
     prompt: TokenizedPrompt, context: Sequence[int], tokenizer: Tokenizer
 ) -> TokenizedPrompt:
-    """A prompt after the tokens of an earlier conversation, if there are any."""
+    """A prompt after the token ids of an earlier conversation, if any."""
     if not context:
         return prompt
     bos = tokenizer.bos if tokenizer.add_bos else None
@@ -261,6 +264,6 @@ def _after_context(
 
 
 def _context_left(loaded: LoadedModel, options: RequestOptions, n_media: int) -> int:
-    """Cells of the context for each of a request's pictures and videos."""
+    """How many cells of the context each picture or video may take."""
     limit = min(options.n_ctx or loaded.n_ctx, loaded.n_ctx)
     return int(limit * VIDEOS_SHARE) // max(1, n_media)

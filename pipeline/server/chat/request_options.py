@@ -1,4 +1,4 @@
-"""How a request is answered, as every protocol says it."""
+"""Options of a request, in any protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RequestOptions:
 
     n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
     response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
-    loses its oldest turns; else it is refused. context: ids of tokens that stand before the prompt.
+    loses its oldest turns, or is refused. context: token ids before the prompt.
     """
 
     generation_options: GenerationOptions

@@ -1,6 +1,6 @@
-"""Calls of tools, their results and definitions, as a model's chat template takes them.
+"""Tool calls, results and definitions in the form that a model's chat template supports.
 
-What a template does not know is written in words that it does.
+What a template has no place for is written into the text of messages.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.server.chat.chat_request import ServiceMessage
 
-# Shows a model how its family calls, where its template does not.
+# Shows a model the form of a call, if its template does not.
 EXAMPLE = ToolCall("NAME", {"argument": "value"})
 
-# Messages, each with what stands for its pictures and videos in the prompt.
+# Messages, each with the prompt parts of its pictures and videos.
 EncodedConversation = Sequence[tuple[ServiceMessage, Prompt]]
 
 
 def adapt_conversation(
     conversation: EncodedConversation, chat_format: ChatFormat, tools: Sequence[Tool]
 ) -> EncodedConversation:
-    """The conversation as this model's template takes it.
+    """The conversation in the form that the model's template supports.
 
-    `tools` are told of in a system message where the template does not.
+    The definitions of `tools` go into a system message if the template does not write them.
     """
     adapted = conversation
     if any(message.tool_calls or message.role == "tool" for message, _ in conversation):
@@ -48,10 +48,10 @@ def adapt_conversation(
 
 
 def _with_call_ids(messages: Iterable[ServiceMessage], short: bool) -> Iterator[ServiceMessage]:
-    """Messages whose calls have ids, and whose results say of which call, by id and by name.
+    """Give an id to each call, and to each result the id and name of its call.
 
-    Results without an id are those of the calls before them, by name or in order. `short`: ids
-    are replaced where they are not of `ID_LENGTH` letters and digits.
+    A result without an id belongs to an earlier call, by name or in order. `short`: ids that are
+    not `ID_LENGTH` letters and digits are replaced.
     """
     open_calls = _OpenCalls()
     renamed: dict[str, str] = {}
@@ -76,7 +76,7 @@ def _with_call_ids(messages: Iterable[ServiceMessage], short: bool) -> Iterator[
 
 
 class _OpenCalls:
-    """Calls without a result so far."""
+    """Calls whose results have not come yet."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, ToolCall] = {}
@@ -87,7 +87,7 @@ class _OpenCalls:
         self._by_name[call.name].append(call.id)
 
     def take(self, call_id: str, name: str) -> ToolCall:
-        """The call that a result is of: by its id, else the first one of its name, or of any."""
+        """The call of a result: by id, else the first one of that name, or of any name for ""."""
         if call_id in self._by_id:
             return self._by_id.pop(call_id)
         named = self._by_name[name]
@@ -100,7 +100,7 @@ class _OpenCalls:
 
 
 def _calls_as_text(conversation: EncodedConversation, chat_format: ChatFormat) -> Iterator[Any]:
-    """Calls as the text that the model wrote, where its template leaves them out."""
+    """Write calls as text, as the model does, if its template leaves them out."""
     for message, videos in conversation:
         if message.tool_calls and not (chat_format.traits.calls and chat_format.knows_tools):
             texts = [message.content, chat_format.tool_form.write(message.tool_calls)]
@@ -111,31 +111,32 @@ def _calls_as_text(conversation: EncodedConversation, chat_format: ChatFormat) -
 
 
 def _results_as_text(conversation: EncodedConversation) -> Iterator[Any]:
-    """Results as a user's words; those that follow one another, and what is said then, in one."""
-    held: list[tuple[ServiceMessage, Prompt]] = []
+    """Turn results into user messages, joined with each other and the user message after them."""
+    pending: list[tuple[ServiceMessage, Prompt]] = []
 
-    def together() -> Iterator[Any]:
-        if held:
-            content = "\n".join(message.content for message, _ in held)
-            yield ServiceMessage("user", content), [part for _, videos in held for part in videos]
-            held.clear()
+    def joined() -> Iterator[Any]:
+        if pending:
+            content = "\n".join(message.content for message, _ in pending)
+            parts = [part for _, videos in pending for part in videos]
+            yield ServiceMessage("user", content), parts
+            pending.clear()
 
     for message, videos in conversation:
         if message.role == "tool":
             content = f"Result of {message.name or 'the function'}: {message.content}"
-            held.append((ServiceMessage("user", content), videos))
-        elif held and message.role == "user":
-            held.append((message, videos))
-            yield from together()
+            pending.append((ServiceMessage("user", content), videos))
+        elif pending and message.role == "user":
+            pending.append((message, videos))
+            yield from joined()
         else:
-            yield from together()
+            yield from joined()
             yield message, videos
-    yield from together()
+    yield from joined()
 
 
 def _one_call_per_message(conversation: EncodedConversation) -> Iterator[Any]:
-    """Messages of one call each, every one with its result after it."""
-    waiting: dict[str, ServiceMessage] = {}  # calls that wait for their results
+    """Split messages with several calls into one message for each call, before its result."""
+    waiting: dict[str, ServiceMessage] = {}  # by id, calls whose results have not come
     for message, videos in conversation:
         if message.role != "tool":
             yield from ((call_message, []) for call_message in waiting.values())
@@ -154,7 +155,7 @@ def _one_call_per_message(conversation: EncodedConversation) -> Iterator[Any]:
 def _with_tool_definitions(
     conversation: EncodedConversation, chat_format: ChatFormat, tools: Sequence[Tool]
 ) -> EncodedConversation:
-    """The conversation with the definitions of tools in its system message."""
+    """Write the definitions of tools into the system message."""
     lines = [json.dumps(tool.definition["function"], ensure_ascii=False) for tool in tools]
     instructions = prompts.load("tools_in_form" if chat_format.knows_tools else "tools")
     instructions = instructions.replace("{call}", chat_format.tool_form.write([EXAMPLE]))

@@ -1,1 +1,1 @@
-"""Files that clients send once and name in their requests."""
+"""The Files API: files that clients upload once and refer to in requests."""

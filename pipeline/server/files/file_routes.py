@@ -1,6 +1,6 @@
-"""/v1/files: a picture or video is sent once, and named by its id from then on.
+"""/v1/files: a picture or video is uploaded once, and referred to by its id.
 
-OpenAI's and Anthropic's clients ask at the same paths, the latter with a header of their own.
+OpenAI's and Anthropic's clients use the same paths; ANTHROPIC_HEADER tells them apart.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from reellama.pipeline.server.files.file_store import (
 )
 from reellama.pipeline.server.openai.openai_routes import OpenAIRoute
 
-MAX_NAME_CHARACTERS = 200  # of a file's name: its end is stored
+MAX_NAME_CHARACTERS = 200  # of a file's name; of a longer one the end is stored
 MAX_FORM_FIELDS = 16
 LIFETIMES = range(3600, 30 * 86400 + 1)  # seconds that a file may be stored, as in OpenAI's API
-_SECONDS = re.compile("[0-9]{1,9}")  # Python reads no number of thousands of digits
+_SECONDS = re.compile("[0-9]{1,9}")  # int() fails for thousands of digits
 
 router = APIRouter(prefix="/v1/files", route_class=OpenAIRoute, tags=["files"])
 
 
 class HeldFileResponse(FileResponse):
-    """A file's bytes, all of them, also where the file is deleted while they are sent."""
+    """A file's bytes, complete even if the file is deleted meanwhile."""
 
     def __init__(self, held: HeldFile) -> None:
-        # As bytes to be saved: what somebody sent is not shown by a browser as a page of this
-        # server.
+        # A download, so that no browser shows an uploaded file as a page of this server.
         super().__init__(
             held.path,
             media_type="application/octet-stream",
@@ -50,14 +49,14 @@ class HeldFileResponse(FileResponse):
 
 @router.post("")
 async def upload_file(request: Request) -> dict[str, Any]:
-    """Keep a file."""
+    """Store a file."""
     _check_charset(request)
     async with request.form(max_files=1, max_fields=MAX_FORM_FIELDS) as form:
         upload = form.get("file")
         if not isinstance(upload, UploadFile):
             raise FileStoreError("file: send a form (multipart/form-data) with a file in it")
-        given = whole_characters(upload.filename or "file")
-        name = given.replace("\\", "/").rpartition("/")[2][-MAX_NAME_CHARACTERS:]
+        path = whole_characters(upload.filename or "file")
+        name = path.replace("\\", "/").rpartition("/")[2][-MAX_NAME_CHARACTERS:]
         purpose = whole_characters(str(form.get("purpose") or "user_data"))[:MAX_NAME_CHARACTERS]
         stored = await asyncio.to_thread(
             _files(request).add, upload.file, name, purpose, _lifetime(form)
@@ -73,7 +72,7 @@ async def list_files(
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
 ) -> dict[str, Any]:
-    """The files, a page of at most `limit` of them."""
+    """A page of at most `limit` files."""
     files = await asyncio.to_thread(_files(request).list)
     if order == "asc":
         files.reverse()
@@ -118,8 +117,8 @@ def _files(request: Request) -> FileStore:
 def _check_charset(request: Request) -> None:
     """Raise FileStoreError for a form in another charset than UTF-8.
 
-    Python has charsets that make half characters or are none (utf-7, unicode_escape, undefined),
-    and Starlette's forms take them all.
+    Starlette decodes forms by any codec of Python, also by some that make lone surrogates or are no
+    charsets (utf-7, unicode_escape, undefined).
     """
     _, options = parse_options_header(request.headers.get("content-type"))
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):

@@ -1,8 +1,8 @@
-"""Pictures and videos that clients sent once: in a folder, under ids, within a limit of size.
+"""Stores the pictures and videos that clients upload, by id, up to a total size.
 
 files/ID.json    its metadata
 files/ID.bin     its bytes
-files/.held-*    a second name of the bytes of a file in use, which outlives their deletion
+files/.held-*    a hard link to the bytes of a file in use, which outlives their deletion
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from reellama.pipeline.server.media.media_kind import KIND_BYTES
 
 FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 CHUNK_BYTES = 1 << 20  # read at a time
-INCOMING_SECONDS = 600  # half a file, or a second name of one, is abandoned after so long
+ABANDONED_SECONDS = 600  # age at which an unfinished file or a hard link is abandoned
 
 
 class FileStoreError(ReellamaError):
-    """A file that cannot be kept or is not there; `status` is HTTP's."""
+    """A file that cannot be stored or does not exist; `status` is HTTP's."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -44,10 +44,10 @@ class FileStoreError(ReellamaError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that a client sent.
+    """A file that a client uploaded.
 
-    size: bytes; created, expires: seconds since 1970, expires None for never; purpose: what the
-    client says it is for; kind: "picture" or "video"; folder: where its bytes lie.
+    size: bytes; created, expires: seconds since 1970, expires None for never; purpose: as given by
+    the client; kind: "picture" or "video"; folder: the folder of its bytes.
     """
 
     id: str
@@ -62,14 +62,14 @@ class StoredFile:
 
     @property
     def path(self) -> Path:
-        """Where the file's bytes lie."""
+        """The file with the bytes."""
         return self.folder / f"{self.id}.bin"
 
 
 class HeldFile:
-    """A file in use: its bytes lie at `path` while this object lives, even if the file is deleted.
+    """A file in use: its bytes stay at `path` while this object lives, even if it is deleted.
 
-    Raises OSError where its bytes are gone already, or cannot have a second name.
+    Raises OSError if its bytes are gone already, or cannot be linked.
     """
 
     def __init__(self, stored: StoredFile) -> None:
@@ -85,35 +85,38 @@ class HeldFile:
 
     @property
     def content(self) -> StoredContent:
-        """The file's bytes, as the encoder takes them. They hold the file."""
+        """The content for a `MediaItem`, which holds the file."""
         stored = self.stored
         sha256 = bytes.fromhex(stored.sha256)
         return StoredContent(self.path, sha256, stored.size, stored.kind, self)
 
 
 class FileStore:
-    """The files in `folder`, of `limit` bytes in all. Thread-safe."""
+    """The files in `folder`, of `limit` bytes in all. Thread-safe.
 
-    def __init__(self, folder: Path, limit: int, kind_of: Callable[[bytes], MediaKind]) -> None:
+    sniff: the kind of a file by its first bytes; raises ReellamaError for other files.
+    """
+
+    def __init__(self, folder: Path, limit: int, sniff: Callable[[bytes], MediaKind]) -> None:
         self.folder, self.limit = folder, limit
-        self._kind_of = kind_of
-        self._adding = threading.Lock()
+        self._sniff = sniff
+        self._add_lock = threading.Lock()
         self._held: weakref.WeakValueDictionary[str, HeldFile] = weakref.WeakValueDictionary()
 
     def add(
         self, source: BinaryIO, filename: str, purpose: str, lifetime: int | None = None
     ) -> StoredFile:
-        """Keep what `source` holds, for `lifetime` seconds or until it is deleted.
+        """Store a file for `lifetime` seconds, or until it is deleted.
 
-        Raises FileStoreError where there is no room for it, and MediaError for what is no picture
-        or video.
+        Raises FileStoreError if there is no room for it, and MediaError if it is no picture or
+        video.
         """
         source.seek(0, os.SEEK_END)
         size = source.tell()
         source.seek(0)
-        kind = self._kind_of(source.read(KIND_BYTES))
+        kind = self._sniff(source.read(KIND_BYTES))
         source.seek(0)
-        with self._adding:
+        with self._add_lock:
             used = self._used()
             if used + size > self.limit:
                 raise FileStoreError(
@@ -158,16 +161,16 @@ class FileStore:
         return stored
 
     def get(self, id_: str) -> StoredFile:
-        """The file of this id. Raises FileStoreError, status 404, where there is none."""
+        """The file of this id. Raises FileStoreError, status 404, if there is none."""
         stored = self._read(self._metadata_path(id_)) if FILE_ID.fullmatch(id_) else None
         if stored is None:
             raise _missing(id_)
         return stored
 
     def hold(self, id_: str) -> HeldFile:
-        """The file of this id, with bytes that stay while it is used. Raises like `get`."""
+        """The file of this id, protected from deletion while it is used. Raises like `get`."""
         stored = self.get(id_)
-        # One for all who use it: the number of names that a file can have is limited.
+        # One HeldFile for all users: file systems limit the number of hard links.
         if (held := self._held.get(id_)) is None:
             try:
                 held = self._held[id_] = HeldFile(stored)
@@ -178,7 +181,7 @@ class FileStore:
         return held
 
     def list(self) -> list[StoredFile]:
-        """All files, the newest first; those whose time is over are removed."""
+        """All files, the newest first. Expired files are removed."""
         read = [self._read(path) for path in self.folder.glob("file-*.json")]
         files = [file for file in read if file is not None]
         return sorted(files, key=lambda file: (file.created, file.id), reverse=True)
@@ -188,20 +191,20 @@ class FileStore:
         self._remove(self.get(id_))
 
     def sweep(self) -> None:
-        """Remove what a server that was killed left, and files whose time is over."""
+        """Remove what a killed server has left, and expired files."""
         for path in (*self.folder.glob(".incoming-*"), *self.folder.glob(".held-*")):
             with suppress(OSError):
-                # Not st_mtime: a second name has that of the bytes, however new it is.
-                if time.time() - path.stat().st_ctime > INCOMING_SECONDS:
+                # Not st_mtime, which a hard link shares with the file.
+                if time.time() - path.stat().st_ctime > ABANDONED_SECONDS:
                     path.unlink()
         current = {file.path for file in self.list()}
         for path in self.folder.glob("file-*.bin"):
             with suppress(OSError):
-                if path not in current and time.time() - path.stat().st_mtime > INCOMING_SECONDS:
+                if path not in current and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                     path.unlink()
 
     def _used(self) -> int:
-        """Bytes of all files, and of deleted ones that are still in use."""
+        """Bytes of all files, and of deleted ones still in use."""
         held = [file.stored for ref in self._held.valuerefs() if (file := ref()) is not None]
         deleted = sum(file.size for file in held if not file.path.exists())
         return deleted + sum(file.size for file in self.list())
@@ -210,10 +213,10 @@ class FileStore:
         return self.folder / f"{id_}.json"
 
     def _read(self, path: Path) -> StoredFile | None:
-        """The file that this metadata is of; None where it is not there or its time is over."""
+        """The file with this metadata; None if it does not exist or has expired."""
         try:
             file = StoredFile(**json.loads(path.read_text(encoding="utf-8")), folder=self.folder)
-            # An earlier version kept names that no reply can have.
+            # An earlier version stored names with lone surrogates, which no reply can have.
             name, purpose = whole_characters(file.filename), whole_characters(file.purpose)
             file = replace(file, filename=name, purpose=purpose)
         except (OSError, ValueError, TypeError, AttributeError):
@@ -229,7 +232,7 @@ class FileStore:
 
 
 def whole_characters(text: str) -> str:
-    """A text that has UTF-8: of half a character (a lone surrogate) a question mark is left.
+    """A text with question marks for lone surrogates, which have no UTF-8.
 
     >>> whole_characters("\\ud800.png")
     '?.png'

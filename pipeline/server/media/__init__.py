@@ -1,1 +1,1 @@
-"""Pictures and videos that clients send: fetched, decoded in a child, encoded, cached."""
+"""Clients' pictures and videos: fetched, decoded in a child process, encoded, cached."""

@@ -1,12 +1,12 @@
-"""The child process that decodes a file nobody trusts.
+"""The child process that decodes an untrusted file.
 
     python -m reellama.pipeline.server.media.decode_child
 
 Its argument is JSON: the path of a file or of a folder of pictures, their times, and the limits. It
 answers on stdout with one line of JSON, {"shapes": [[height, width], ...], "times": [...], "notes":
-[...], "duration": ..., "facts": {...} or null}, and the pixels of all frames, or with {"error":
-"...", "status": 400 or 413} alone. Asked for `characters` of subtitles it answers with
-{"subtitles": [[start, end, text], ...]} alone. It imports no torch.
+[...], "duration": ..., "facts": {...} or null}, and the pixels of all frames, or only with
+{"error": "...", "status": 400 or 413}. For `characters`, a limit of subtitles, it answers only with
+{"subtitles": [[start, end, text], ...]}. It imports no torch.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from typing import Any
 
 # Pixels of all frames of an animation, as a multiple of the pixels that one frame may have.
 MAX_ANIMATION_FACTOR = 8
-# FFmpeg's demuxers of the files that `sniff_kind` lets pass, and no others: not those of playlists,
-# which open further files and addresses.
+# FFmpeg's demuxers for the files that `sniff_kind` accepts. There is none for playlists, which
+# would open further files and URLs.
 FORMATS = "mov,matroska,webm,avi,flv,ogg,mpegts,gif,webp_pipe,png_pipe,jpeg_pipe,bmp_pipe,image2"
 
-NICENESS = 3  # decoding comes after answers that are being written
+NICENESS = 3  # answers that are being generated come before decoding
 
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
 
 class MediaTooLarge(Exception):
-    """More pixels or seconds than are taken; the message is one line for people."""
+    """A file with too many pixels or seconds; the message is one line for people."""
 
 
 def main() -> None:
-    """Read the request, answer it."""
+    """Answer the request in the argument."""
     request = json.loads(sys.argv[1])
     limit(request["seconds"], request["memory"])
-    # Whatever a library prints must not get between the frames.
+    # What a library prints must not get between the frames.
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
@@ -58,9 +58,9 @@ def main() -> None:
 
 
 def limit(seconds: int, memory: int) -> None:
-    """Bound this process: time, memory, and nothing written to any file.
+    """Limit this process's time and memory, and forbid it to write files.
 
-    The alarm ends it even when the server that started it is gone.
+    The alarm ends it even if the server that started it is gone.
     """
     signal.alarm(seconds)
     os.nice(NICENESS)
@@ -71,7 +71,7 @@ def limit(seconds: int, memory: int) -> None:
         (resource.RLIMIT_AS, memory),
     )
     for what, value in limits:
-        with suppress(ValueError, OSError):  # macOS takes no limit on the address space
+        with suppress(ValueError, OSError):  # macOS has no limit of the address space
             resource.setrlimit(what, (value, value))
 
 
@@ -131,18 +131,20 @@ def read_subtitles(request: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
 
 
 def check(path: Path, max_pixels: int, max_seconds: float) -> None:
-    """Raise MediaTooLarge where the header alone shows a file to be too large: no pixel is read."""
+    """Raise MediaTooLarge for a file that is too large by its header, before pixels are decoded."""
     from PIL import Image
 
-    Image.MAX_IMAGE_PIXELS = None  # the limit is ours
+    Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit
     n_frames = 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=("PNG", "JPEG", "GIF", "WEBP", "BMP")) as image:
                 width, height = image.size
-                n_frames = getattr(image, "n_frames", 1)  # each is drawn over the one before
-    except (OSError, ValueError, SyntaxError):  # not a picture, or one that read_frames will refuse
+                n_frames = getattr(
+                    image, "n_frames", 1
+                )  # all of them are decoded, each over the one before
+    except (OSError, ValueError, SyntaxError):  # a video, or a file that read_frames will refuse
         width, height = check_video(path, max_seconds)
     if width * height > max_pixels:
         raise MediaTooLarge(
@@ -156,7 +158,7 @@ def check(path: Path, max_pixels: int, max_seconds: float) -> None:
 
 
 def check_video(path: Path, max_seconds: float) -> tuple[int, int]:
-    """Width and height by the header of a video; 0, 0 where it has none."""
+    """Width and height of a video by its header; 0, 0 if that cannot be read."""
     import av
 
     try:
@@ -176,14 +178,14 @@ def check_seconds(seconds: float, max_seconds: float) -> None:
 
 
 def refusal(message: str, status: int) -> dict[str, Any]:
-    """The answer when there are no frames."""
+    """The header of an answer without frames."""
     return {"error": message, "status": status}
 
 
 def without_path(message: str, path: Path) -> str:
-    """A message that names the file, without the temporary name, which nobody chose."""
-    lead, _, rest = message.partition(": ")
-    return f"the video: {rest}" if lead.startswith(str(path)) else message
+    """An error message without the file's temporary name, which means nothing to the client."""
+    prefix, _, rest = message.partition(": ")
+    return f"the video: {rest}" if prefix.startswith(str(path)) else message
 
 
 if __name__ == "__main__":

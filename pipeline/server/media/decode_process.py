@@ -1,6 +1,6 @@
-"""The child process that reads files nobody trusts, as the server sees it: started, bounded, ended.
+"""Decodes untrusted files in a child process, see `decode_child`.
 
-A hostile file can only end that child; what it writes is not trusted either. See `decode_child`.
+A hostile file can take over that child at most, so the child's answer is not trusted either.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts
 from reellama.pipeline.video.subtitles import Subtitle
 
-# Bytes of the line with which a child begins, at most.
-_HEADER = 1 << 20
-# Characters of the subtitles of a video: a film of three hours has fewer.
-MAX_SUBTITLE_CHARACTERS = 100_000
+_MAX_HEADER_BYTES = 1 << 20  # of the line with which a child's answer begins
+MAX_SUBTITLE_CHARACTERS = 100_000  # of a video; a film of three hours has fewer
 
 
 @dataclass(frozen=True)
 class MediaLimits:
-    """How large a picture or a video may be, and what decoding it may take.
+    """Limits of pictures and videos, and of their decoding.
 
-    max_bytes: of one that a request holds; max_pixels: of one frame; max_seconds: of one video;
-    max_clips: of one message; decode_seconds: on the clock; decode_memory: bytes of address space
-    of the child.
+    max_bytes: of one that is sent in a request; max_pixels: of one frame; max_seconds: of one
+    video; max_clips: of one message; decode_seconds: of wall-clock time; decode_memory: bytes of
+    the child's address space.
     """
 
     max_bytes: int = 256 << 20
@@ -53,7 +51,7 @@ class MediaLimits:
 class DecodedFrames(NamedTuple):
     """uint8 RGB pictures `[height, width, 3]`, and the seconds at which they appear, float64.
 
-    clip_facts: what else is known of them, without a footage caveat.
+    clip_facts: facts of the file, without a footage caveat.
     """
 
     frames: list[np.ndarray]
@@ -64,9 +62,9 @@ class DecodedFrames(NamedTuple):
 async def decode(
     clip: MediaItem, read_options: VideoReadOptions, limits: MediaLimits
 ) -> DecodedFrames:
-    """Frames of a video, or of several pictures, read in a child process.
+    """Decode the frames of a video, or several pictures, in a child process.
 
-    Raises MediaError when the file is broken, too large, or takes too long.
+    Raises MediaError for a file that is broken, too large, or takes too long.
     """
     answer, status = await _ask_child(clip, read_options, limits)
     return _unpack(answer, status, limits)
@@ -75,7 +73,7 @@ async def decode(
 async def read_subtitles(
     clip: MediaItem, read_options: VideoReadOptions, limits: MediaLimits
 ) -> tuple[Subtitle, ...]:
-    """The subtitles in a video's file, read in a child process."""
+    """Read the subtitles in a video's file, in a child process."""
     answer, _ = await _ask_child(clip, read_options, limits, MAX_SUBTITLE_CHARACTERS)
     with suppress(ValueError, TypeError, KeyError):
         lines = json.loads(answer)["subtitles"]
@@ -89,11 +87,11 @@ async def _ask_child(
     limits: MediaLimits,
     characters: int | None = None,
 ) -> tuple[bytearray, int]:
-    """What a child process writes, and its exit status."""
+    """The output of a child process, and its exit status."""
     temporary = ExitStack()
-    laying_out = asyncio.ensure_future(asyncio.to_thread(_lay_out, clip, temporary))
+    writing = asyncio.ensure_future(asyncio.to_thread(_write_files, clip, temporary))
     try:
-        path = await asyncio.shield(laying_out)
+        path = await asyncio.shield(writing)
         child = await _start(path, clip.times, read_options, limits, characters)
         try:
             reading = _read(child, read_options)
@@ -103,28 +101,30 @@ async def _ask_child(
         finally:
             with suppress(ProcessLookupError):
                 child.kill()
-            # `wait` alone may wait for ever: asyncio stops reading from a full pipe, and then does
-            # not hear that the other end is closed.
+            # Not `wait`, which may wait for ever: asyncio stops reading from a full pipe, and then
+            # does not notice that the other end was closed.
             await child.communicate()
     finally:
-        await asyncio.wait([laying_out])  # it goes on where the request was cancelled
-        # In a thread: a large file takes a while to remove.
+        await asyncio.wait([writing])  # the thread goes on if the request is cancelled
+        # In a thread, because a large file takes a while to remove.
         await asyncio.to_thread(temporary.close)
-    # Nothing is kept of a file by the digest of what it was, nor of what a link put there leads to.
-    if any(isinstance(each, StoredContent) and each.has_changed for each in clip.contents):
+    # The result would be cached under the digest of the old content. The path may also have become
+    # a link to another file.
+    contents = (content for content in clip.contents if isinstance(content, StoredContent))
+    if any(content.has_changed for content in contents):
         raise MediaError("the file has changed while it was read: send the request again", 503)
     return answer, child.returncode or 0
 
 
-def _lay_out(clip: MediaItem, temporary: ExitStack) -> Path:
-    """What the child reads: a video, or a folder of pictures, as links where they are files.
+def _write_files(clip: MediaItem, temporary: ExitStack) -> Path:
+    """Write or link a clip's files into a folder; returns the path that the child reads.
 
-    It is removed when `temporary` is closed.
+    The folder is removed when `temporary` is closed.
     """
     folder = temporary.enter_context(temporary_folder())
     single = len(clip.contents) == 1 and clip.times is None
     for i, content in enumerate(clip.contents):
-        path = folder / ("video" if single else f"{i}.png")  # names only have to look like pictures
+        path = folder / ("video" if single else f"{i}.png")  # any name with a picture's suffix
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
@@ -156,14 +156,14 @@ async def _start(
         stderr=DEVNULL,
         env=child_environment(),
         cwd=ROOT,
-        start_new_session=True,  # Ctrl-C at the server is for the server
+        start_new_session=True,  # out of reach of Ctrl-C
     )
 
 
 async def _read(child: Process, read_options: VideoReadOptions) -> bytearray:
-    """What the child writes until it ends, and no more than its frames can be."""
+    """Read the child's output until it ends, with a limit by the number and size of frames."""
     assert child.stdout is not None
-    max_bytes = _HEADER + read_options.n_frames * 3 * (read_options.max_side or 0) ** 2
+    max_bytes = _MAX_HEADER_BYTES + read_options.n_frames * 3 * (read_options.max_side or 0) ** 2
     answer = bytearray()
     while part := await child.stdout.read(1 << 20):
         answer += part
@@ -174,7 +174,7 @@ async def _read(child: Process, read_options: VideoReadOptions) -> bytearray:
 
 
 def _unpack(answer: bytearray, status: int, limits: MediaLimits) -> DecodedFrames:
-    """The frames in a child's answer. Nothing of it is trusted: a hostile file may have made it."""
+    """The frames of a child's answer, each part of which is checked: the file may be hostile."""
     if status in (-signal.SIGALRM, -signal.SIGXCPU):
         raise _too_slow(limits)
     try:
@@ -193,7 +193,7 @@ def _unpack(answer: bytearray, status: int, limits: MediaLimits) -> DecodedFrame
 
 
 def _clip_facts(header: dict[str, Any]) -> ClipFacts:
-    """What a child says of a file. Raises KeyError, TypeError or ValueError for what is none."""
+    """The facts in the header of an answer. Raises KeyError, TypeError or ValueError."""
     fields = header["facts"]
     facts = fields and FileFacts(
         int(fields["width"]),
@@ -208,7 +208,7 @@ def _clip_facts(header: dict[str, Any]) -> ClipFacts:
 
 
 def _split(pixels: np.ndarray, shapes: Iterable[tuple[int, int]]) -> Iterable[np.ndarray]:
-    """Pictures `[height, width, 3]` that lie one after another; ValueError where they do not."""
+    """Split pixels into pictures `[height, width, 3]`. Raises ValueError for too few pixels."""
     start = 0
     for height, width in shapes:
         end = start + height * width * 3

@@ -1,4 +1,4 @@
-"""Media by URL, only from hosts that the settings allow."""
+"""Downloads media from hosts that the settings allow."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from reellama.pipeline.server.media.media_items import MediaError
 if TYPE_CHECKING:
     import httpx
 
-_REDIRECTS = 3
+_MAX_REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
-# Networks that carry an IPv4 address to a gateway: NAT64. The address within decides.
+# NAT64 addresses contain the IPv4 address that a gateway connects to.
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
@@ -29,12 +29,12 @@ async def fetch(
     *,
     allow_loopback: bool = False,
 ) -> bytes:
-    """What stands at `url`, which must be of an allowed host ("example.org", "example.org:8080").
+    """Download `url`, which must be of an allowed host ("example.org", "example.org:8080").
 
     Private, loopback, link-local and multicast addresses are refused, and the connection goes to
-    the very address that was checked; redirects go through the same. `allow_loopback` permits this
-    machine. Raises MediaError: 403 where it is not allowed, 413 for more than `max_bytes`, 400
-    where it fails or takes more than `seconds`.
+    the very address that was checked. Redirects are checked alike. `allow_loopback` permits
+    loopback addresses. Raises MediaError: 403 for a URL that is not allowed, 413 for more than
+    `max_bytes`, 400 for a download that fails or takes more than `seconds`.
     """
     try:
         return await asyncio.wait_for(
@@ -47,17 +47,17 @@ async def fetch(
 async def _fetch(
     text: str, allowed_hosts: Collection[str], max_bytes: int, allow_loopback: bool
 ) -> bytes:
-    # In a thread: to read the certificates of all authorities takes a tenth of a second.
-    certificates = await asyncio.to_thread(_certificates)
+    # In a thread, because reading the certificates takes a tenth of a second.
+    ssl_context = await asyncio.to_thread(_ssl_context)
     import httpx
 
-    # A proxy of the environment would connect for us, to an address that nobody checked.
-    async with httpx.AsyncClient(trust_env=False, timeout=None, verify=certificates) as client:
+    # No trust_env: a proxy from the environment would connect to an address that was not checked.
+    async with httpx.AsyncClient(trust_env=False, timeout=None, verify=ssl_context) as client:
         try:
             url = httpx.URL(text)
-            for _ in range(1 + _REDIRECTS):
+            for _ in range(1 + _MAX_REDIRECTS):
                 check_url(url, allowed_hosts)
-                address = await _address(url, allow_loopback)
+                address = await _resolve(url, allow_loopback)
                 request = client.build_request(
                     "GET",
                     url.copy_with(host=address),
@@ -67,7 +67,7 @@ async def _fetch(
                 response = await client.send(request, stream=True)
                 try:
                     if not response.has_redirect_location:
-                        return await _body(response, max_bytes)
+                        return await _read_body(response, max_bytes)
                     url = url.join(response.headers["location"])
                 finally:
                     await response.aclose()
@@ -75,19 +75,19 @@ async def _fetch(
             raise MediaError("not a URL: send http://... or https://...") from error
         except (httpx.HTTPError, OSError) as error:
             raise MediaError(f"cannot fetch from {url.host}: {reason_of(error)}") from error
-    raise MediaError(f"more than {_REDIRECTS} redirects; give the URL of the file itself")
+    raise MediaError(f"more than {_MAX_REDIRECTS} redirects; give the URL of the file itself")
 
 
 @lru_cache(maxsize=1)
-def _certificates() -> ssl.SSLContext:
-    """Whom connections trust: httpx's own choice, which is imported here too, read once."""
+def _ssl_context() -> ssl.SSLContext:
+    """httpx's default certificates, read once."""
     import httpx
 
     return httpx.create_ssl_context(trust_env=False)
 
 
 def check_url(url: httpx.URL, allowed_hosts: Collection[str]) -> None:
-    """Raise MediaError unless `url` is HTTP of an allowed host, at its usual port or a named."""
+    """Raise MediaError unless `url` is HTTP of an allowed host, at its default or allowed port."""
     if url.scheme not in _PORTS:
         raise MediaError("only http and https URLs are fetched", 403)
     if url.userinfo:
@@ -106,8 +106,8 @@ def check_url(url: httpx.URL, allowed_hosts: Collection[str]) -> None:
         )
 
 
-async def _address(url: httpx.URL, allow_loopback: bool) -> str:
-    """The address to connect to. One that is not public among several refuses them all."""
+async def _resolve(url: httpx.URL, allow_loopback: bool) -> str:
+    """The IP address to connect to. All addresses of the host must be public."""
     port = url.port or _PORTS[url.scheme]
     address_infos = await asyncio.get_running_loop().getaddrinfo(
         url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM
@@ -119,10 +119,10 @@ async def _address(url: httpx.URL, allow_loopback: bool) -> str:
 
 
 def is_public(text: str) -> bool:
-    """Whether an IP address belongs to the public internet and to one machine of it."""
+    """Whether an IP address is a unicast address of the public internet."""
     try:
         address: IPv4Address | IPv6Address = ip_address(text)
-    except ValueError:  # with a zone: link-local
+    except ValueError:  # an address with a zone, so link-local
         return False
     if isinstance(address, IPv6Address):
         if address in _NAT64:
@@ -132,8 +132,8 @@ def is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
-async def _body(response: httpx.Response, max_bytes: int) -> bytes:
-    """The bytes of an answer as they come: nothing is unpacked, for that could be a bomb."""
+async def _read_body(response: httpx.Response, max_bytes: int) -> bytes:
+    """The bytes of a response, which may not be compressed: it could be a decompression bomb."""
     if response.status_code != 200:
         raise MediaError(f"{response.url.host} answered with status {response.status_code}")
     if response.headers.get("content-encoding", "identity") != "identity":
@@ -149,6 +149,6 @@ async def _body(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in one line, as a part of a sentence."""
+    """The reason of an error in one line, to be a part of a message."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return text.splitlines()[0].lower()

@@ -1,4 +1,4 @@
-"""Pictures and videos in folders of this machine: read where they lie, never copied."""
+"""Pictures and videos in allowed folders of this machine, which are used without a copy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from reellama.pipeline.video.file_digest import file_digest
 
 
 def local_file(path: str | Path, allow_dirs: Collection[Path]) -> StoredContent:
-    """A picture or video inside one of the allowed folders; links are followed before that counts.
+    """A picture or video whose real path, with links resolved, is in one of the allowed folders.
 
-    It may have any size. Raises MediaError: 403 for every other path, there or not, and 400 for
-    what is no picture or video.
+    It may have any size. Raises MediaError: 403 for any other path, whether it exists or not, and
+    400 for a file that is no picture or video.
     """
     try:
         real = Path(path).expanduser().resolve()
@@ -30,7 +30,7 @@ def local_file(path: str | Path, allow_dirs: Collection[Path]) -> StoredContent:
             403,
         )
     try:
-        # A pipe must not make us wait, and a link put there meanwhile must not lead elsewhere.
+        # Do not wait for a pipe, nor follow a link that was created since the path was resolved.
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)

@@ -1,7 +1,4 @@
-"""Pictures and videos that came as bytes, decoded and encoded to soft tokens; each once.
-
-Files are read in a child process (`decode_process`).
-"""
+"""Encodes pictures and videos to soft tokens; files are decoded in a child process."""
 
 from __future__ import annotations
 
@@ -53,34 +50,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Children that decode at the same time.
-MAX_CHILDREN = 2
-# Positions of subtitles beside a video where the context is not known.
-DEFAULT_SUBTITLE_POSITIONS = 2048
-MAX_VIDEOS_WITH_SUBTITLES = 64  # in memory
+MAX_CHILDREN = 2  # that decode at the same time
+DEFAULT_SUBTITLE_POSITIONS = 2048  # of a video, if the size of the context is not known
+MAX_CACHED_SUBTITLES = 64  # videos
 
 
 class EncodedMedia(NamedTuple):
-    """What stands for a message's clips in a prompt, and each of them by itself."""
+    """The prompt parts of a message's clips, and the clips as videos of a conversation."""
 
     parts: Prompt
     videos: list[Video]
 
 
 class MediaEncoder:
-    """Bytes in, soft tokens out. Equal bytes are decoded once; see `SoftTokenCache`."""
+    """Bytes in, soft tokens out. Equal clips are encoded once; see `SoftTokenCache`."""
 
     def __init__(self, limits: MediaLimits, cache: SoftTokenCache) -> None:
         self.limits = limits
         self.cache = cache
         self._children = FairSemaphore(MAX_CHILDREN)
-        self._tower = FairThreadPool("tower")  # one: it takes all cores that there are
-        self._kept_subtitles: dict[
-            tuple[bytes, float | None, float | None], tuple[Subtitle, ...]
-        ] = {}
+        self._tower = FairThreadPool("tower")  # one thread: the tower itself uses all cores
+        # By digest of the file, start and end.
+        self._subtitles: dict[tuple[bytes, float | None, float | None], tuple[Subtitle, ...]] = {}
 
     def close(self) -> None:
-        """End the encoder's thread."""
+        """End the thread of the tower."""
         self._tower.close()
 
     async def encode(
@@ -91,20 +85,19 @@ class MediaEncoder:
         context_left: int | None = None,
         with_subtitles: bool = False,
     ) -> EncodedMedia:
-        """What stands for pictures and videos in a prompt, one clip after another.
+        """Encode pictures and videos, one clip after another.
 
-        Every video is a clip of its own, and so is every picture, unless the bundle joins pictures
-        that follow each other and have no name, times or options: then they are one clip, a second
-        apart. Where there are several clips, those that have a name have it before them. `options`
-        are for all of them, and each may have its own. context_left: cells of the context for each
-        clip. with_subtitles: whether subtitles are read also where the bundle does not take them as
-        text. Raises MediaError with status 400, 404, 413 or 503, and ReellamaError for options that
-        this bundle does not take.
+        Every video is a clip, and so is every picture, unless the bundle joins pictures: then
+        neighbours without name, times and options are one clip, a second apart. If there are
+        several clips, each name precedes its clip. `options` are defaults for those of each item.
+        context_left: cells of the context for each clip. with_subtitles: read subtitles even if
+        the bundle does not take them as text. Raises MediaError with status 400, 404, 413 or 503,
+        and ReellamaError for options that this bundle does not support.
         """
-        clips = await asyncio.to_thread(self._clips, media, bundle.joins_pictures)
+        clips = await asyncio.to_thread(self._make_clips, media, bundle.joins_pictures)
         clip_options = [video_options(clip.options, options) for clip in clips]
         encoded_clips = await _gather_or_cancel(
-            self._encoded(clip, bundle, own.read_options)
+            self._encode_cached(clip, bundle, own.read_options)
             for clip, own in zip(clips, clip_options, strict=True)
         )
         encoded_media = EncodedMedia([], [])
@@ -113,7 +106,7 @@ class MediaEncoder:
             parts = await asyncio.to_thread(bundle.prompt_parts, frames, own.pooling, context_left)
             lines: tuple[Subtitle, ...] = ()
             if own.read_options.subtitles == "auto" and (bundle.reads_text or with_subtitles):
-                lines = await self._subtitles(clip, own.read_options)
+                lines = await self._read_subtitles(clip, own.read_options)
             if bundle.reads_text:
                 text = as_text(lines, context_left or DEFAULT_SUBTITLE_POSITIONS)
                 parts = [*parts, Text(text)] if text else parts
@@ -123,9 +116,9 @@ class MediaEncoder:
             encoded_media.videos.append(_video(clip.name, parts, frames, clip_facts, lines))
         return encoded_media
 
-    def _clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
+    def _make_clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
         for content in (content for item in media for content in item.contents):
-            # What lies in a file was sent in a request of its own, or not at all.
+            # Uploaded files were limited when they were sent, and local files have no limit.
             if isinstance(content, bytes) and len(content) > self.limits.max_bytes:
                 raise MediaError(
                     f"a picture or video of {_mib(len(content))}: at most "
@@ -133,8 +126,7 @@ class MediaEncoder:
                     413,
                 )
         clips: list[MediaItem] = []
-        plain = groupby(media, key=_is_plain_picture)
-        for is_plain, items in plain:
+        for is_plain, items in groupby(media, key=_is_plain_picture):
             if is_plain and joins_pictures:
                 clips.append(MediaItem(tuple(c for item in items for c in item.contents)))
             else:
@@ -147,37 +139,39 @@ class MediaEncoder:
             )
         return clips
 
-    async def _encoded(
+    async def _encode_cached(
         self, clip: MediaItem, bundle: VideoBundle, read_options: VideoReadOptions
     ) -> EncodedClip:
         read_options = read_options.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
 
-        async def make() -> EncodedClip:
+        async def decode_and_encode() -> EncodedClip:
             async with self._children.acquire():
                 decoded = await decode(clip, read_options, self.limits)
             return await self._tower.run(lambda: self._encode(decoded, bundle))
 
         key = await asyncio.to_thread(_key, clip, read_options, bundle)
-        encoded = await self.cache.get(key, make)
+        encoded = await self.cache.get(key, decode_and_encode)
         add_notes(encoded.clip_facts.notes)
         return encoded
 
-    async def _subtitles(
+    async def _read_subtitles(
         self, clip: MediaItem, read_options: VideoReadOptions
     ) -> tuple[Subtitle, ...]:
-        """The subtitles in a video's file."""
-        if clip.times is not None or {content_kind(each) for each in clip.contents} != {"video"}:
+        """The subtitles in a video's file; none for other clips."""
+        if clip.times is not None or {content_kind(content) for content in clip.contents} != {
+            "video"
+        }:
             return ()
         key = (content_digest(clip.contents[0]), read_options.start, read_options.end)
-        if key not in self._kept_subtitles:
-            with suppress(MediaError):  # whatever ails the file was told with its frames
+        if key not in self._subtitles:
+            with suppress(
+                MediaError
+            ):  # errors of the file were raised when its frames were decoded
                 async with self._children.acquire():
-                    self._kept_subtitles[key] = await read_subtitles(
-                        clip, read_options, self.limits
-                    )
-            while len(self._kept_subtitles) > MAX_VIDEOS_WITH_SUBTITLES:
-                del self._kept_subtitles[next(iter(self._kept_subtitles))]
-        return self._kept_subtitles.get(key, ())
+                    self._subtitles[key] = await read_subtitles(clip, read_options, self.limits)
+            while len(self._subtitles) > MAX_CACHED_SUBTITLES:
+                del self._subtitles[next(iter(self._subtitles))]
+        return self._subtitles.get(key, ())
 
     def _encode(self, decoded: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
         with long_computation():
@@ -185,7 +179,7 @@ class MediaEncoder:
             array = bundle.project(features, decoded.times)
             caveat = bundle.footage_caveat(features)
         heap.trim_heap()
-        if bundle.changed:  # its weights may be partly old, and must not be kept by its version
+        if bundle.changed:  # some weights may be old, so the result must not be cached
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
@@ -203,29 +197,29 @@ def _video(
     clip_facts: ClipFacts,
     lines: tuple[Subtitle, ...],
 ) -> Video:
-    """A clip as the command line has them; its frames are gone."""
+    """A clip as a video of a conversation; its frames cannot be read again."""
     path = Path(name or "the video")
 
-    def gone() -> Sequence[np.ndarray]:
+    def read_frames() -> Sequence[np.ndarray]:
         raise MediaError(f"{path}: only what was seen of it is kept")
 
-    frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, gone)
+    frames = UnreadFrames(path, len(encoded.times), encoded.frame_size, read_frames)
     clip = Clip(
         frames, encoded.times, clip_facts.duration, path, clip_facts.notes, clip_facts.facts, lines
     )
     return Video(path, parts, clip, clip_facts.footage_caveat)
 
 
-async def _gather_or_cancel(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The outcomes of all; where one fails, the others end, and its error is raised."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+async def _gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Like `asyncio.gather`, but if one coroutine fails the others are cancelled."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        tasks.clear()  # an error has this frame, and a task its error
+        tasks.clear()  # breaks the cycle of this frame, a task and its exception
 
 
 def _is_plain_picture(item: MediaItem) -> bool:
@@ -236,7 +230,7 @@ def _is_plain_picture(item: MediaItem) -> bool:
 
 
 def _key(clip: MediaItem, read_options: VideoReadOptions, bundle: VideoBundle) -> str:
-    """What the soft tokens of a clip depend on, as a name for a file."""
+    """The key of a clip in the cache: a digest of all that its soft tokens depend on."""
     times = [] if clip.times is None else [repr(clip.times).encode()]
     digests = (content_digest(content) for content in clip.contents)
     return encoding_key([*digests, *times], read_options, bundle.version)

@@ -1,4 +1,4 @@
-"""Pictures and videos of a message, as the encoder takes them."""
+"""Pictures and videos of a message, as `MediaEncoder` takes them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ MediaKind = Literal["picture", "video"]
 
 
 class MediaError(ReellamaError):
-    """Bytes, a path or a URL that cannot be watched.
+    """A picture or video that cannot be read.
 
-    status: as in HTTP: 400 for what is broken, 403 for what is not allowed, 404 for what is not
-    there, 413 for too large, 503 for what may be tried again.
+    status: HTTP's: 400 if it is broken, 403 if it is not allowed, 404 if it does not exist, 413 if
+    it is too large, 503 if the request may be sent again.
     """
 
     def __init__(self, message: str, status: int = 400) -> None:
@@ -28,11 +28,11 @@ class MediaError(ReellamaError):
 
 @dataclass(frozen=True)
 class StoredContent:
-    """The bytes of a picture or video that lie in a file.
+    """A picture or video in a file.
 
-    sha256: what the content is known by; see `reellama.pipeline.video.file_digest`.
-    holder: keeps a file of the server's own there while it lives.
-    state: of a file that others may write: its `file_state` when it was looked at.
+    sha256: identifies the content; see `reellama.pipeline.video.file_digest`.
+    holder: an object that keeps a file of the server in existence while it is referenced.
+    state: `file_state` when the digest was made, for a file that others may write.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class StoredContent:
 
     @property
     def has_changed(self) -> bool:
-        """Whether the file is another one by now, or was written."""
+        """Whether the file was written or replaced since its digest was made."""
         try:
             return self.state not in (None, file_state(self.path.lstat()))
         except OSError:
@@ -59,9 +59,9 @@ class MediaItem:
     """A picture or a video, or pictures with times that are one video.
 
     contents: its bytes, or those of each of the pictures.
-    times: seconds at which the pictures appear, ascending; None where they are not one video.
-    name: what the client calls it, or "".
-    options: how this one is watched, over what the request says; see `video_options`.
+    times: seconds at which the pictures appear, ascending; None if they are not one video.
+    name: the name that the client gives it, or "".
+    options: options of this item, which override those of the request; see `video_options`.
     """
 
     contents: tuple[Content, ...]
@@ -71,12 +71,12 @@ class MediaItem:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the item has content alone, so that it may be one clip with its neighbours."""
+        """Whether the item is only its content, so that it may be joined with its neighbours."""
         return self.times is None and not self.name and not self.options
 
 
 def file_state(status: os.stat_result) -> tuple[int, ...]:
-    """What tells a file from the same one after a change, and from one put in its place."""
+    """Device, inode, size and times: equal unless a file was written or replaced."""
     changed = (status.st_mtime_ns, status.st_ctime_ns)
     return (status.st_dev, status.st_ino, status.st_size, *changed)
 

@@ -1,4 +1,4 @@
-"""Whether bytes are a picture or a video, by the first of them."""
+"""Detects pictures and videos by the first bytes of a file."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from reellama.pipeline.server.media.media_items import (
     StoredContent,
 )
 
-# The first bytes of a file, and what they say.
-_MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
+# Regular expressions of first bytes, and what they identify.
+_SIGNATURES: tuple[tuple[bytes, MediaKind], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "picture"),
     (rb"\xff\xd8\xff", "picture"),
     (rb"BM.{4}\0\0\0\0", "picture"),
@@ -22,29 +22,29 @@ _MAGIC: tuple[tuple[bytes, MediaKind], ...] = (
     (rb"FLV\x01", "video"),
     (rb"OggS\0", "video"),
     (rb"\x47.{187}\x47", "video"),  # MPEG-TS
-    (rb".{4}\x47.{191}\x47", "video"),  # the same with a time before each packet, from cameras
+    (rb".{4}\x47.{191}\x47", "video"),  # M2TS of cameras: a timestamp before each packet
 )
 
-# Bytes of a file that tell its kind: whether an animation is a video can depend on all its frames.
+# Bytes by which the kind of a file is detected: an animated GIF is known by its second frame.
 KIND_BYTES = 64 << 20
 
 
 def sniff_kind(data: bytes) -> MediaKind:
-    """Whether `data` is a picture or a video, by its first bytes. An animation is a video.
+    """Whether `data` is a picture or a video; an animation is a video.
 
-    Raises MediaError for everything else. That keeps out playlists, which would make FFmpeg open
-    other files of this machine.
+    Raises MediaError for everything else, also for playlists, which would make FFmpeg open other
+    files of this machine.
     """
     head = bytes(data[:256])
     if head[:6] in (b"GIF87a", b"GIF89a"):
-        # One frame ends the file after its first block; a second has a control block before it.
+        # Each frame of an animation has a graphic control extension before it.
         return "video" if data.count(b"\x21\xf9\x04") > 1 else "picture"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return (
             "video" if head[12:16] == b"VP8X" and head[20:21] > b"" and head[20] & 2 else "picture"
         )
-    for magic, kind in _MAGIC:
-        if re.match(magic, head, re.DOTALL):
+    for signature, kind in _SIGNATURES:
+        if re.match(signature, head, re.DOTALL):
             return kind
     if not data:
         raise MediaError("the picture or video has 0 bytes; send the file's content")
@@ -55,5 +55,5 @@ def sniff_kind(data: bytes) -> MediaKind:
 
 
 def content_kind(content: Content) -> MediaKind:
-    """Whether a content is a picture or a video. Raises MediaError like `sniff_kind`."""
+    """Whether a content is a picture or a video. Raises like `sniff_kind`."""
     return content.kind if isinstance(content, StoredContent) else sniff_kind(content)

@@ -1,4 +1,4 @@
-"""How requests name pictures and videos: one form, the same in every protocol.
+"""References to pictures and videos in requests, the same in every protocol.
 
 A picture or video is given as one of
 
@@ -7,8 +7,8 @@ A picture or video is given as one of
     file_id    a file that was sent to /v1/files
     images     several pictures, each one of the above as text, that are one video
 
-and may have more fields beside that: `name`, `times` (seconds of its `images`), and the options of
-the command line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end, subtitles, tokens, pooling).
+and may have more fields: `name`, `times` (seconds of its `images`), and the options of the command
+line (`VIDEO_OPTIONS`: frames, sampling, fps, start, end, subtitles, tokens, pooling).
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from reellama.pipeline.server.video_options import MAX_FRAMES, VIDEO_OPTIONS
 
 MAX_NAME_CHARACTERS = 200
 MAX_IMAGES = 4 * MAX_FRAMES  # pictures of a video; of these, at most MAX_FRAMES are taken
-MAX_SHOWN_CHARACTERS = 60  # of an address that an error repeats: a data URL may have millions
+MAX_SHOWN_CHARACTERS = 60  # of a URL in an error
 
 
 class VideoFields(BaseModel):
-    """Fields that may stand beside a picture or video, in every protocol."""
+    """Optional fields of a picture or video, in every protocol."""
 
     name: str | None = Field(None, max_length=MAX_NAME_CHARACTERS)
     times: list[float] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
@@ -61,13 +61,13 @@ class VideoFields(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of `VIDEO_OPTIONS` that are given."""
+        """The given ones of `VIDEO_OPTIONS`."""
         given = {name: getattr(self, name) for name in VIDEO_OPTIONS}
         return {name: value for name, value in given.items() if value is not None}
 
 
 class MediaReference(VideoFields):
-    """A picture or video, and what the client tells about it."""
+    """A picture or video with its optional fields."""
 
     model_config = ConfigDict(extra="ignore")
     data: str | None = None
@@ -77,8 +77,8 @@ class MediaReference(VideoFields):
 
     @model_validator(mode="after")
     def _check_one_source(self) -> MediaReference:
-        given = [self.data, self.url, self.file_id, self.images]
-        if sum(each is not None for each in given) != 1:
+        sources = [self.data, self.url, self.file_id, self.images]
+        if sum(source is not None for source in sources) != 1:
             raise ValueError("give one of data, url, file_id and images")
         if self.times is not None and len(self.times) != len(self.images or ()):
             raise ValueError("times are those of images: give one for each")
@@ -88,14 +88,14 @@ class MediaReference(VideoFields):
 async def read_media(
     references: Sequence[MediaReference], settings: Settings, files: FileStore
 ) -> tuple[MediaItem, ...]:
-    """The pictures and videos. Raises MediaError for what cannot or may not be read."""
-    return tuple([await _item(reference, settings, files) for reference in references])
+    """Read pictures and videos. Raises MediaError if one cannot or may not be read."""
+    return tuple([await _read_item(reference, settings, files) for reference in references])
 
 
-async def _item(reference: MediaReference, settings: Settings, files: FileStore) -> MediaItem:
+async def _read_item(reference: MediaReference, settings: Settings, files: FileStore) -> MediaItem:
     if reference.images is not None:
         contents = [await read_text(text, settings, files) for text in reference.images]
-        # Pictures without times are a second apart, as those of a folder.
+        # By default pictures are a second apart, like those of a folder.
         times = reference.times or [float(i) for i in range(len(contents))]
         return MediaItem(tuple(contents), tuple(times), reference.name or "", reference.options)
     if reference.file_id is not None:
@@ -110,7 +110,7 @@ async def _item(reference: MediaReference, settings: Settings, files: FileStore)
 
 
 async def read_text(text: str, settings: Settings, files: FileStore) -> Content:
-    """A picture or video by a URL, the id of a file, or base64."""
+    """Read a picture or video given as a URL, the id of a file, or base64."""
     if FILE_ID.fullmatch(text):
         return (await asyncio.to_thread(files.hold, text)).content
     if "://" in text[:12] or text[:5].lower() == "data:":
@@ -119,12 +119,12 @@ async def read_text(text: str, settings: Settings, files: FileStore) -> Content:
 
 
 async def read_url(url: str, settings: Settings) -> Content:
-    """What a data URL holds, a file in an allowed folder, or what an allowed host sends."""
+    """Read a data URL, a file: URL in an allowed folder, or an http: URL of an allowed host."""
     try:
         parts = urlsplit(url if url[:5].lower() != "data:" else "data:")
     except ValueError as error:
         raise MediaError("not a URL: send the bytes as data:video/mp4;base64,...") from error
-    # In a thread: a video takes long enough to hold up everyone else's tokens.
+    # In a thread, because a video takes long enough to delay the tokens of other answers.
     if parts.scheme == "data":
         return await asyncio.to_thread(decode_base64, unquote(url) if "%" in url[:99] else url)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):

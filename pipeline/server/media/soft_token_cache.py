@@ -1,4 +1,4 @@
-"""Encoded clips by their content, in memory and on disk, each made once."""
+"""A cache of encoded clips by content, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ Lookup = Literal["memory", "disk", "miss"]
 
 
 class EncodedClip(NamedTuple):
-    """A clip as a bundle encoded it, and what is known of it beside its frames."""
+    """A clip as a bundle has encoded it, and facts of its file."""
 
     encoded: EncodedFrames
     clip_facts: ClipFacts = ClipFacts()
 
 
-Make = Callable[[], Awaitable[EncodedClip]]
+Encode = Callable[[], Awaitable[EncodedClip]]
 
 
 @dataclass
-class _Flight:
-    """A clip that is being read or made, and how many wait for it."""
+class _PendingClip:
+    """A clip that is being read from disk or encoded, and how many requests wait for it."""
 
     task: asyncio.Task[EncodedClip]
-    waiting: int = 0
+    n_waiting: int = 0
 
 
 class SoftTokenCache:
-    """Encoded videos by key; the least recently used go first.
+    """An LRU cache of encoded clips.
 
-    folder: where they stay between runs, as `.npz` files; None keeps them in memory only.
+    folder: keeps clips between runs, as `.npz` files; None keeps them in memory only.
     memory, disk: bytes, at most.
-    on_lookup: told of every lookup where it ended: "memory", "disk" or "miss".
+    on_lookup: called with the result of each lookup: "memory", "disk" or "miss".
     """
 
     def __init__(
@@ -50,49 +50,52 @@ class SoftTokenCache:
         *,
         memory: int = 256 << 20,
         disk: int = DISK_BYTES,
-        on_lookup: Callable[[Lookup], None] = lambda where: None,
+        on_lookup: Callable[[Lookup], None] = lambda result: None,
     ) -> None:
         self.memory = memory
         self._disk = None if folder is None else ArrayCache(folder, disk)
         self.on_lookup = on_lookup
         self._clips: OrderedDict[str, EncodedClip] = OrderedDict()
-        self._flights: dict[str, _Flight] = {}
-        self._ending: set[asyncio.Task[EncodedClip]] = set()  # the event loop's references are weak
+        self._pending: dict[str, _PendingClip] = {}
+        self._ending: set[asyncio.Task[EncodedClip]] = (
+            set()
+        )  # keeps cancelled tasks alive: references of the event loop are weak
 
     @property
     def memory_used(self) -> int:
         """Bytes of the clips in memory."""
         return sum(clip.encoded.nbytes for clip in self._clips.values())
 
-    async def get(self, key: str, make: Make) -> EncodedClip:
-        """The clip of `key`, read-only; `make` makes it where there is none yet.
+    async def get(self, key: str, encode: Encode) -> EncodedClip:
+        """The clip of `key`, read-only; `encode` encodes it on a miss.
 
-        Those who ask for it meanwhile wait for the same one, or get the same error. When all of
-        them have gone, making it is cancelled.
+        Requests for a clip that is being encoded wait for the same result or error. When all of
+        them are cancelled, so is the encoding.
         """
         if key in self._clips:
             self._clips.move_to_end(key)
             self.on_lookup("memory")
             return self._clips[key]
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(self._fill(key, make)))
-        flight.waiting += 1
+        pending = self._pending.get(key)
+        if pending is None:
+            task = asyncio.create_task(self._read_or_encode(key, encode))
+            pending = self._pending[key] = _PendingClip(task)
+        pending.n_waiting += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(pending.task)
         finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                del self._flights[key]
-                self._ending.add(flight.task)
-                flight.task.add_done_callback(self._ending.discard)
-                flight.task.cancel()
+            pending.n_waiting -= 1
+            if not pending.n_waiting:
+                del self._pending[key]
+                self._ending.add(pending.task)
+                pending.task.add_done_callback(self._ending.discard)
+                pending.task.cancel()
 
-    async def _fill(self, key: str, make: Make) -> EncodedClip:
+    async def _read_or_encode(self, key: str, encode: Encode) -> EncodedClip:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
-            (array, times, size), clip_facts = await make()
+            (array, times, size), clip_facts = await encode()
             encoded = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
             clip = EncodedClip(encoded, clip_facts)
             await asyncio.to_thread(self._write, key, clip)
@@ -105,22 +108,22 @@ class SoftTokenCache:
         return clip
 
     def _read(self, key: str) -> EncodedClip | None:
-        """The clip on disk."""
+        """Read a clip from disk, None if it is not there."""
         if self._disk is None or (arrays := self._disk.read(key)) is None:
             return None
         try:
             clip_facts = ClipFacts.from_array(arrays.pop(FACTS))
             encoded = EncodedFrames(**arrays)
-            kinds = [part.dtype for part in encoded]
-            if kinds != [np.float32, np.float64, np.int64]:
-                raise TypeError(kinds)
+            dtypes = [part.dtype for part in encoded]
+            if dtypes != [np.float32, np.float64, np.int64]:
+                raise TypeError(dtypes)
         except (KeyError, TypeError, ValueError):
             self._disk.remove(key)  # not an encoded video
             return None
         return EncodedClip(encoded, clip_facts)
 
     def _write(self, key: str, clip: EncodedClip) -> None:
-        """Keep a clip on disk."""
+        """Write a clip to disk."""
         if self._disk is not None:
             facts = {FACTS: clip.clip_facts.to_array()}
             self._disk.write(key, **clip.encoded._asdict(), **facts)

@@ -1,1 +1,1 @@
-"""The models that clients can ask for: their names, manifests and blobs, and how one is found."""
+"""The models that clients can use: names, manifests and blobs, and the lookup of a name."""

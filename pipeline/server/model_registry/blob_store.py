@@ -1,4 +1,4 @@
-"""Files that clients uploaded, named by their content: sha256-HEX in one folder."""
+"""Content-addressed storage of uploaded files: sha256-HEX in one folder."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from typing import Any
 from reellama.gguf_tools.sizes import show_size
 from reellama.pipeline.server.model_registry.model_name import ModelStoreError
 
-INCOMING_SECONDS = 600  # half a blob that was not added to for so long is abandoned
-BLOB_SECONDS = 3600  # a blob this old that no manifest names is removed
+ABANDONED_SECONDS = 600  # age at which an unfinished blob is abandoned
+UNUSED_SECONDS = 3600  # age at which a blob that no manifest names is removed
 CHUNK_BYTES = 1 << 20  # read at a time
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
 
 class BlobStore:
-    """The blobs of the store in `root`; their folder is made when the first of them comes."""
+    """The blobs of the store in `root`; their folder is created for the first of them."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.folder = root, root / "blobs"
 
     def path(self, digest: str) -> Path:
-        """Where a blob is or would be. Raises ModelStoreError for what is no digest."""
+        """The path of a blob, whether it exists or not. Raises ModelStoreError for no digest."""
         match = DIGEST.fullmatch(digest)
         if match is None:
             raise ModelStoreError("invalid digest format; it is sha256: and 64 hexadecimal digits")
@@ -37,10 +37,9 @@ class BlobStore:
 
     @contextmanager
     def receive(self, digest: str, size: int = 0) -> Iterator[IncomingBlob]:
-        """A blob that is written piece by piece and kept when the block ends and the digest fits.
+        """Write a blob piece by piece; it is stored at the end of the block if its digest is right.
 
-        `size` in bytes, where it is known, is checked against the disk's free space. Raises
-        ModelStoreError.
+        `size` in bytes, if known, is compared with the free space. Raises ModelStoreError.
         """
         path = self.path(digest)
         make_folder(self.folder, self.root)
@@ -65,7 +64,7 @@ class BlobStore:
             Path(name).unlink(missing_ok=True)
 
     def adopt(self, path: Path) -> str:
-        """Make a file of the same file system a blob, which moves it; returns its digest."""
+        """Move a file of the same file system into the store; returns its digest."""
         sha256 = hashlib.sha256()
         with path.open("rb") as file:
             while piece := file.read(CHUNK_BYTES):
@@ -76,21 +75,21 @@ class BlobStore:
         return digest
 
     def remove(self, digests: Iterable[str]) -> None:
-        """Remove these blobs, as far as they are there."""
+        """Remove these blobs; those that do not exist are ignored."""
         for digest in digests:
             self.path(digest).unlink(missing_ok=True)
 
     def remove_unnamed(self, named: Collection[str]) -> None:
-        """Remove old blobs whose digests are not among these; young ones may be named soon."""
+        """Remove blobs that are not `named`, but for young ones, whose manifest may be coming."""
         used = {self.path(digest) for digest in named}
         for path in self.folder.glob("sha256-*"):
             with suppress(OSError):
-                if path not in used and time.time() - path.stat().st_mtime > BLOB_SECONDS:
+                if path not in used and time.time() - path.stat().st_mtime > UNUSED_SECONDS:
                     path.unlink()
 
 
 class IncomingBlob:
-    """A blob on its way in."""
+    """A blob that is being uploaded."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -108,18 +107,18 @@ class IncomingBlob:
 
 
 def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove files and folders that were written by a server that was killed.
+    """Remove unfinished files and folders of a killed server.
 
-    What is young may be on its way in: not every file system says which servers run.
+    Young ones may still be written: not every file system tells whether another server runs.
     """
     for path in paths:
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > INCOMING_SECONDS:
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def make_folder(folder: Path, root: Path) -> None:
-    """Make a folder of the store in `root`. Raises ModelStoreError where that cannot be."""
+    """Create a folder of the store in `root`. Raises ModelStoreError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

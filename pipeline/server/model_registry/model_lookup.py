@@ -1,4 +1,4 @@
-"""Which model a name means: one of the store, the server's bundle, or a GGUF of this machine."""
+"""Finds the model of a name: in the store, the server's bundle, or a GGUF on this machine."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ MAX_BUNDLES = 8  # open at a time
 
 
 def look_up_model(name: str, settings: Settings, store: ModelStore) -> RegisteredModel:
-    """The model of this name: the store's, the bundle, or a GGUF file on this machine.
+    """The model of this name: one of the store, the bundle, or a GGUF on this machine.
 
-    A path is no name for a client, unless it lies in a folder that is allowed. Raises
-    ModelStoreError with status 404 when there is none.
+    Paths are names only in folders that are allowed. Raises ModelStoreError, status 404, if there
+    is no such model.
     """
     server_bundle = open_registered_bundle(settings)
     if manifest := store.get(name):
@@ -48,13 +48,13 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
             server_bundle.name, path, manifest, _if_width_fits(server_bundle, path)
         )
     try:
-        if not _may_be_asked_for(short, settings):
+        if not _is_allowed(short, settings):
             raise GGUFError("a path outside of the folders that are allowed")
         path = find.resolve(short)
     except GGUFError as error:
         raise model_not_found(name) from error
-    fitting = _vision_bundle(path) or _if_width_fits(server_bundle, path)
-    return RegisteredModel(short, path, Manifest(name, llm=str(path)), fitting)
+    bundle_or_none = _vision_bundle(path) or _if_width_fits(server_bundle, path)
+    return RegisteredModel(short, path, Manifest(name, llm=str(path)), bundle_or_none)
 
 
 def open_registered_bundle(settings: Settings) -> VideoBundle:
@@ -65,7 +65,7 @@ def open_registered_bundle(settings: Settings) -> VideoBundle:
 def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
     """The bundle, the models of the store, and the vision GGUFs of this machine.
 
-    Models with lost files are passed over.
+    Models with missing files are left out.
     """
     names = [
         open_registered_bundle(settings).name,
@@ -88,7 +88,7 @@ def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
 
 
 def delete_stored_model(name: str, settings: Settings, store: ModelStore) -> None:
-    """Forget a model. Raises ModelStoreError: 404 for none, 403 for one outside of the store."""
+    """Delete a model. Raises ModelStoreError: 404 if there is none, 403 if not in the store."""
     if store.get(name) is None:
         registered = look_up_model(name, settings, store)
         raise ModelStoreError(
@@ -97,14 +97,15 @@ def delete_stored_model(name: str, settings: Settings, store: ModelStore) -> Non
     store.delete(name)
 
 
-def _may_be_asked_for(name: str, settings: Settings) -> bool:
+def _is_allowed(name: str, settings: Settings) -> bool:
+    """Whether a name is no path, or a path in a folder that is allowed."""
     if name.startswith((HUB_PREFIX, OLLAMA_PREFIX)) or not (
         os.sep in name or name.startswith(("~", "."))
     ):
         return True
     try:
         real = Path(os.path.realpath(Path(name).expanduser()))
-    except (OSError, ValueError, RuntimeError):  # no path at all: see `find.resolve`
+    except (OSError, ValueError, RuntimeError):  # no valid path
         return False
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)
 
@@ -114,19 +115,19 @@ def _llm_path(settings: Settings, bundle: VideoBundle) -> Path:
 
 
 def _if_width_fits(bundle: VideoBundle, path: Path) -> VideoBundle | None:
-    """The bundle, if its soft tokens are as wide as the embeddings of this model."""
+    """The bundle, or None if its soft tokens have another width than this model's embeddings."""
     file = read_header(path)
     width = file.metadata.get(f"{file.metadata.get('general.architecture')}.embedding_length")
     return bundle if width == bundle.n_embd else None
 
 
-# Bundles that were opened, by name, the last used last: their weights stay in memory.
+# Open bundles, whose weights are in memory, by name; the most recently used last.
 _opened: dict[tuple[str, Path | None], VideoBundle] = {}
 _opening = threading.Lock()
 
 
 def _open_bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
-    """A bundle, opened once, and again when its files have changed."""
+    """Open a bundle, or return the open one if its files have not changed."""
     from reellama.models.open_bundle import open_bundle
 
     with _opening:

@@ -1,4 +1,4 @@
-"""Names of models as Ollama writes them: "[[HOST/]NAMESPACE/]MODEL[:TAG]"; case does not matter."""
+"""Model names like Ollama's: "[[HOST/]NAMESPACE/]MODEL[:TAG]", not case-sensitive."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reellama.gguf_tools.errors import ReellamaError
 
-# The parts that a name may leave out.
+# Defaults of the parts that a name may leave out.
 DEFAULT_HOST, DEFAULT_NAMESPACE, DEFAULT_TAG = "registry.ollama.ai", "library", "latest"
 # A part begins with a letter, a digit or "_", so none is "..", empty, hidden or holds a slash.
 NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}", re.ASCII)
@@ -18,7 +18,7 @@ MAX_SHOWN_CHARACTERS = 200  # of a name that an error repeats
 class ModelStoreError(ReellamaError):
     """A name, digest or model of the store that cannot be used; `status` is HTTP's.
 
-    `code` is what OpenAI's clients know an error by, if they do.
+    `code` is OpenAI's code of the error, if there is one.
     """
 
     def __init__(self, message: str, status: int = 400, code: str | None = None) -> None:
@@ -27,14 +27,14 @@ class ModelStoreError(ReellamaError):
 
 
 def model_not_found(name: str) -> ModelStoreError:
-    """The error that there is no model of this name."""
+    """The error for an unknown model."""
     shown = name if len(name) <= MAX_SHOWN_CHARACTERS else f"{name[:MAX_SHOWN_CHARACTERS]}..."
     return ModelStoreError(f"model '{shown}' not found", 404, "model_not_found")
 
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model's name, whole."""
+    """A model's name with all of its parts."""
 
     host: str
     namespace: str
@@ -43,7 +43,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """Take a name apart. Raises ModelStoreError for what cannot be one."""
+        """Split a name into its parts. Raises ModelStoreError for an invalid name."""
         path, _, tag = (
             text.rpartition(":") if ":" in text.rpartition("/")[2] else (text, "", DEFAULT_TAG)
         )
@@ -62,7 +62,7 @@ class ModelName:
         return self.host, self.namespace, self.model, self.tag
 
     def __str__(self) -> str:
-        """The name as Ollama shows it, with its tag.
+        """The name as Ollama shows it: with its tag, without default host and namespace.
 
         >>> str(ModelName.parse("mini")), str(ModelName.parse("hf.co/owner/Repo:Q4_0"))
         ('mini:latest', 'hf.co/owner/Repo:Q4_0')
@@ -73,7 +73,7 @@ class ModelName:
 
 
 def short_name(text: str) -> str:
-    """A name without what Ollama leaves out: "mini" for "library/Mini:LATEST"'s small letters.
+    """A name without default parts; other texts are returned unchanged.
 
     >>> short_name("library/mini:LATEST"), short_name("owner/mini"), short_name("not a name")
     ('mini', 'owner/mini', 'not a name')

@@ -1,7 +1,7 @@
-"""The models that clients made by create, copy and pull: JSON manifests beside blobs, in a folder.
+"""The models that clients create, copy and pull: JSON manifests and blobs in a folder.
 
-manifests/HOST/NAMESPACE/MODEL/TAG.json    what belongs together under a name
-blobs/sha256-HEX                           files that were uploaded; see `BlobStore`
+manifests/HOST/NAMESPACE/MODEL/TAG.json    a model's manifest
+blobs/sha256-HEX                           an uploaded file; see `BlobStore`
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ MANIFESTS = "manifests/*/*/*/*.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What belongs together under a name.
+    """The parts of a model.
 
     Attributes:
         llm: the GGUF: the digest of a blob, a path, or "" for the bundle's own.
-        bundle: the bundle that sees for it, or "" for the server's.
+        bundle: the bundle that encodes its videos, or "" for the server's.
         adapters: digests of GGUF LoRA adapters, or paths.
         template: a chat template, or "" for the GGUF's own.
-        messages: of role and content; they stand before those of a request.
-        modified_at: when it was written, ISO 8601.
+        messages: with role and content, put before those of each request.
+        modified_at: when the manifest was written, ISO 8601.
     """
 
     name: str
@@ -62,36 +62,36 @@ class Manifest:
 
     @property
     def is_uploaded(self) -> bool:
-        """Whether the GGUF is one that a client sent."""
+        """Whether a client uploaded the GGUF."""
         return DIGEST.fullmatch(self.llm) is not None
 
     @property
     def blobs(self) -> set[str]:
         """Digests of the blobs that the manifest names."""
-        return {each for each in (self.llm, *self.adapters) if DIGEST.fullmatch(each)}
+        return {name for name in (self.llm, *self.adapters) if DIGEST.fullmatch(name)}
 
 
 class ModelStore:
-    """The store in the folder `root`, which is made when something is first kept in it."""
+    """The store in the folder `root`, which is created for the first model."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs = BlobStore(root)
 
     def manifests(self) -> list[Manifest]:
-        """All models, the newest first; what cannot be read is passed over."""
+        """All manifests, the newest first, without those that cannot be read."""
         manifests = map(_read, self.root.glob(MANIFESTS))
         return sorted(filter(None, manifests), key=lambda m: m.modified_at, reverse=True)
 
     def get(self, name: str) -> Manifest | None:
-        """The model of this name, if there is one; a name that cannot be one has none."""
+        """The manifest of this name; None if there is none or the name is invalid."""
         try:
             return _read(self._path(ModelName.parse(name)))
         except ModelStoreError:
             return None
 
     def put(self, manifest: Manifest) -> Manifest:
-        """Write a model under its name, in place of another one; returns it with name and date."""
+        """Write a manifest, over one of the same name; returns it with full name and date."""
         name = ModelName.parse(manifest.name)
         now = datetime.now(timezone.utc).isoformat()
         stored = Manifest(**{**vars(manifest), "name": str(name), "modified_at": now})
@@ -103,7 +103,7 @@ class ModelStore:
         return stored
 
     def delete(self, name: str) -> None:
-        """Forget a model, and its blobs that no other has. Raises ModelStoreError for none."""
+        """Delete a model and its unused blobs. Raises ModelStoreError if there is no such model."""
         manifest = self.get(name)
         if manifest is None:
             raise model_not_found(name)
@@ -111,7 +111,7 @@ class ModelStore:
         self._remove_unused_blobs(manifest)
 
     def file(self, reference: str) -> Path:
-        """The file of a manifest's `llm` or adapter. Raises ModelStoreError where it is lost."""
+        """The file of a manifest's `llm` or adapter. Raises ModelStoreError if it is missing."""
         path = self.blobs.path(reference) if DIGEST.fullmatch(reference) else Path(reference)
         if not path.is_file():
             raise ModelStoreError(
@@ -120,19 +120,19 @@ class ModelStore:
         return path
 
     def sweep(self) -> None:
-        """Remove what a server that was killed left: half a blob, and blobs that no model has."""
+        """Remove what a killed server has left: unfinished blobs, and blobs that no model uses."""
         remove_abandoned((*self.blobs.folder.glob(".incoming-*"), *self.root.glob(".quantizing-*")))
         manifests = [_read(path) for path in self.root.glob(MANIFESTS)]
-        if None not in manifests:  # which blobs a broken manifest names is not known
+        if None not in manifests:  # a manifest that cannot be read may name any blob
             self.blobs.remove_unnamed({digest for m in manifests if m for digest in m.blobs})
 
     def _path(self, name: ModelName) -> Path:
-        # Small letters, so that names that differ in that only are one on every file system.
+        # Lower case, so that names are not case-sensitive on any file system.
         host, namespace, model, tag = (part.lower().replace(":", "%3a") for part in name.parts)
         return self.root / "manifests" / host / namespace / model / f"{tag}.json"
 
     def _remove_unused_blobs(self, manifest: Manifest | None) -> None:
-        """Remove the blobs of a manifest that is gone and that no other one has."""
+        """Remove the blobs of a deleted manifest that no other one names."""
         if manifest is not None:
             used = set().union(*(other.blobs for other in self.manifests()))
             self.blobs.remove(manifest.blobs - used)

@@ -1,4 +1,4 @@
-"""A model that the server can answer with, and Ollama's entries about it."""
+"""A model that clients can use, and its descriptions in Ollama's protocol."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A model that the server can answer with.
+    """A model that clients can use.
 
     Attributes:
         service_name: its name for `reellama.pipeline.server.service.Service`.
         path: its GGUF, or the first part of it.
-        manifest: its manifest in the store; for a bundle or a file, one made of what is known.
-        bundle: encodes pictures and videos for it; None where it takes text alone.
+        manifest: its manifest in the store; for a bundle or a GGUF, an equivalent one.
+        bundle: encodes pictures and videos; None if the model takes text alone.
     """
 
     service_name: str
@@ -55,32 +55,31 @@ class RegisteredModel:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of its manifest, its file's place, size and date, its bundle."""
+        """SHA-256, in hexadecimal, of manifest, path, size and date of the GGUF, and bundle."""
         key_fields = [self.manifest.digest, str(self.path), *stamp(self.path)]
         key_fields += [self.bundle.version] if self.bundle else []
         return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()
 
     @property
     def modified_at(self) -> str:
-        """When the model was made, ISO 8601."""
+        """When the model was created, ISO 8601."""
         date = datetime.fromtimestamp(self.path.stat().st_mtime, timezone.utc)
         return self.manifest.modified_at or date.isoformat()
 
     def capabilities(self, chat_format: ChatFormat) -> list[str]:
-        """Its capabilities, in Ollama's words, and "video", which Ollama does not know.
+        """The model's capabilities by Ollama's names, and "video", which is not one of Ollama's.
 
-        A file that says how its vectors are pooled is there for embeddings, as in Ollama. All
-        others can be told of tools.
+        As in Ollama, a GGUF with a pooling type is an embedding model. All others can use tools.
         """
         architecture = self.gguf.metadata.get("general.architecture")
         if f"{architecture}.pooling_type" in self.gguf.metadata:
             return ["embedding"]
-        sees = ["vision", "video"] if self.bundle else []
-        thinks = ["thinking"] if chat_format.reasoning else []
-        return ["completion", *sees, "tools", *thinks]
+        vision = ["vision", "video"] if self.bundle else []
+        thinking = ["thinking"] if chat_format.reasoning else []
+        return ["completion", *vision, "tools", *thinking]
 
     def details(self) -> dict[str, Any]:
-        """`details` in tags, ps and show."""
+        """The field `details` of /api/tags, /api/ps and /api/show."""
         file = self.gguf
         family = str(file.metadata.get("general.architecture", "unknown"))
         return {
@@ -111,13 +110,13 @@ class RegisteredModel:
         }
 
     def show(self, chat_format: ChatFormat, verbose: bool) -> dict[str, Any]:
-        """What /api/show says; long lists of the header are there only when `verbose`."""
+        """The reply of /api/show, with long lists of the header only if `verbose`."""
         manifest, file = self.manifest, self.gguf
         template = manifest.template or file.chat_template or ""
         info = {key: json_value(key, value) for key, value in file.metadata.items()}
         if verbose:
             info |= {k: v for k, v in file.metadata.items() if isinstance(v, list)}
-        else:  # null, as in Ollama's API
+        else:  # null in place of the lists, as in Ollama's API
             info |= {key: None for key, value in info.items() if isinstance(value, dict)}
         shown = {
             "license": "\n".join(manifest.license),
@@ -152,7 +151,7 @@ class RegisteredModel:
 
 
 def human_number(n: int) -> str:
-    """A number of parameters, as Ollama writes it.
+    """A number of parameters in Ollama's notation.
 
     >>> human_number(134_515_008), human_number(8_030_261_312), human_number(999)
     ('134.52M', '8.0B', '999')
@@ -165,7 +164,7 @@ def human_number(n: int) -> str:
 
 
 def parameter_lines(parameters: dict[str, Any]) -> list[str]:
-    """One line a value, as Ollama's show has them."""
+    """One line for each value, like those of /api/show."""
     pairs = [
         (name, value)
         for name, given in sorted(parameters.items())
@@ -175,7 +174,7 @@ def parameter_lines(parameters: dict[str, Any]) -> list[str]:
 
 
 def read_header(path: Path) -> GGUFFile:
-    """The header of a GGUF, read once and again when the file has changed."""
+    """The header of a GGUF, cached until the file changes."""
     return _read_header(path, stamp(path))
 
 

@@ -76,7 +76,7 @@ def test_files_held_by_a_killed_server_are_removed(
     os.utime(left, (0, 0))  # an old file that is newly in use
     store.sweep()
     assert left.exists()
-    later = time.time() + file_store.INCOMING_SECONDS + 1
+    later = time.time() + file_store.ABANDONED_SECONDS + 1
     monkeypatch.setattr(file_store, "time", type("T", (), {"time": lambda: later}))
     store.sweep()
     assert not left.exists() and store.get(id_).path.read_bytes() == CONTENT
