@@ -1,4 +1,4 @@
-"""Answers as Ollama writes them: a line for each piece, and all of them as one."""
+"""Answers in Ollama's protocol: an item for each event, and all items merged into one."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 from reellama.pipeline.llm.tool_calls.answer_events import ReasoningDelta, TextDelta, ToolCall
 from reellama.pipeline.server.ollama.ndjson import JsonItem
 
-Piece = TextDelta | ReasoningDelta | ToolCall | None
-# A piece of an answer, or nothing -> the part of a line that holds it.
-Shape = Callable[[Piece], JsonItem]
+# What an item of a stream adds to the answer; None: nothing.
+AnswerPart = TextDelta | ReasoningDelta | ToolCall | None
+ItemOf = Callable[[AnswerPart], JsonItem]
 
 
-def message_item(piece: Piece) -> JsonItem:
-    """A piece of a chat's answer."""
+def message_item(part: AnswerPart) -> JsonItem:
+    """The fields of an item of /api/chat."""
     message: JsonItem = {"role": "assistant", "content": ""}
-    if isinstance(piece, TextDelta):
-        message["content"] = piece.text
-    elif isinstance(piece, ReasoningDelta):
-        message["thinking"] = piece.text
-    elif isinstance(piece, ToolCall):
-        function = {"name": piece.name, "arguments": piece.arguments}
-        message["tool_calls"] = [{"id": piece.id, "function": function}]
+    if isinstance(part, TextDelta):
+        message["content"] = part.text
+    elif isinstance(part, ReasoningDelta):
+        message["thinking"] = part.text
+    elif isinstance(part, ToolCall):
+        function = {"name": part.name, "arguments": part.arguments}
+        message["tool_calls"] = [{"id": part.id, "function": function}]
     return {"message": message}
 
 
-def response_item(piece: Piece) -> JsonItem:
-    """A piece of the answer to a prompt; it has no tools."""
-    item = {"response": piece.text if isinstance(piece, TextDelta) else ""}
-    return {**item, "thinking": piece.text} if isinstance(piece, ReasoningDelta) else item
+def response_item(part: AnswerPart) -> JsonItem:
+    """The fields of an item of /api/generate, which has no tools."""
+    item = {"response": part.text if isinstance(part, TextDelta) else ""}
+    return {**item, "thinking": part.text} if isinstance(part, ReasoningDelta) else item
 
 
 def whole_answer(items: Sequence[JsonItem]) -> JsonItem:
-    """All lines of an answer as one."""
+    """All items of an answer merged into one."""
     whole = dict(items[-1])
     if "message" in whole:
         whole["message"] = _joined([item["message"] for item in items])
@@ -46,7 +46,7 @@ def whole_answer(items: Sequence[JsonItem]) -> JsonItem:
 
 
 def _joined(parts: Sequence[JsonItem]) -> JsonItem:
-    """Texts and lists of parts put together; the role is that of each."""
+    """Concatenate the texts and lists of parts, which have the same role."""
     joined: dict[str, list[Any]] = {}
     for part in parts:
         for key, value in part.items():

@@ -1,4 +1,4 @@
-"""Ollama's chat and generate, with pictures and videos; `router` has all of its routes."""
+"""Ollama's /api/chat and /api/generate. `router` includes the other routes of Ollama's API."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from reellama.pipeline.server.media.media_references import MediaReference, read
 from reellama.pipeline.server.model_registry.registered_model import RegisteredModel
 from reellama.pipeline.server.ollama import model_routes
 from reellama.pipeline.server.ollama.answer_items import (
-    Shape,
+    ItemOf,
     message_item,
     response_item,
     whole_answer,
@@ -79,7 +79,7 @@ async def chat(
                 message.thinking or "",
             )
         )
-    body.messages.clear()  # not kept, and searched for garbage, while the answer is written
+    body.messages.clear()  # frees them, also from garbage collections, before the answer
     if registered.manifest.system and all(m.role != "system" for m in messages):
         messages.insert(0, ServiceMessage("system", registered.manifest.system))
     start = partial(service.chat, registered.service_name, body.to_chat(messages), options)
@@ -128,11 +128,11 @@ async def _complete(
 
 
 async def _load(
-    request: Request, body: OllamaGenerationRequest, registered: RegisteredModel, shape: Shape
+    request: Request, body: OllamaGenerationRequest, registered: RegisteredModel, item_of: ItemOf
 ) -> Response:
     """Load the model for `keep_alive`, or unload it where that is 0."""
     service: Service = request.app.state.service
-    # One token of the shortest prompt: the model is loaded, and kept as long as was asked for.
+    # One token of the shortest prompt loads the model and sets its keep_alive.
     options = RequestOptions(GenerationOptions(max_tokens=1, n_probs=0), keep_alive=body.keep_alive)
 
     async def load() -> None:
@@ -142,65 +142,66 @@ async def _load(
 
     await cancel_on_disconnect(request, load())
     reason = "unload" if body.keep_alive == 0 else "load"
-    return JSONResponse({**_head(body), **shape(None), "done": True, "done_reason": reason})
+    return JSONResponse({**_item_head(body), **item_of(None), "done": True, "done_reason": reason})
 
 
 async def _answer(
-    request: Request, body: OllamaGenerationRequest, start: Start, shape: Shape
+    request: Request, body: OllamaGenerationRequest, start: Start, item_of: ItemOf
 ) -> Response:
-    items = _items(body, start, shape)
+    items = _answer_items(body, start, item_of)
     if body.streams:
         return await stream(request, items)
     return JSONResponse(whole_answer(await gather_items(request, items)))
 
 
-async def _items(
-    body: OllamaGenerationRequest, start: Start, shape: Shape
+async def _answer_items(
+    body: OllamaGenerationRequest, start: Start, item_of: ItemOf
 ) -> AsyncGenerator[JsonItem, None]:
-    """The lines of an answer: one for each piece of it, and the last one with what it took."""
+    """An item for each part of an answer, and a last one with counts and durations."""
     started_at = time.perf_counter_ns()
     answer: ChatAnswer = await start()
     calls = CallCollector()
     try:
         async for event in answer:
-            whole = calls.add(event) if isinstance(event, CallDelta) else event
-            if whole is None:
+            part = calls.add(event) if isinstance(event, CallDelta) else event
+            if part is None:
                 continue
-            item = {**_head(body), **shape(whole), "done": False}
-            if body.logprobs and not isinstance(whole, ToolCall):
+            item = {**_item_head(body), **item_of(part), "done": False}
+            if body.logprobs and not isinstance(part, ToolCall):
                 item["logprobs"] = [
-                    token_logprobs(t, body.top_logprobs or None) for t in whole.tokens
+                    token_logprobs(token, body.top_logprobs or None) for token in part.tokens
                 ]
-            elif not isinstance(whole, ToolCall) and not whole.text:
+            elif not isinstance(part, ToolCall) and not part.text:
                 continue
             yield item
-        last = {**_head(body), **shape(None), "done": True, **_last(answer, started_at)}
+        last = {**_item_head(body), **item_of(None), "done": True, **_totals(answer, started_at)}
         if isinstance(body, GenerateRequest) and not body.raw and answer.context is not None:
             last["context"] = answer.context
         if answer.footage_caveat and CLIENT.get() == LOCAL:  # shown by `ask`
             last["remark"] = answer.footage_caveat
         yield last
     finally:
-        # A client that goes away cancels this very task, and its sequence must still be freed.
+        # A disconnect cancels this task, and the sequence must be freed all the same.
         with anyio.CancelScope(shield=True):
             await answer.aclose()
 
 
-def _last(answer: ChatAnswer, started_at: int) -> JsonItem:
+def _totals(answer: ChatAnswer, started_at: int) -> JsonItem:
+    """The counts and durations of an answer."""
     stats = answer.stats
     return {
         "done_reason": stats.stop_reason or "stop",
         "total_duration": time.perf_counter_ns() - started_at,
         "load_duration": _ns(stats.load_seconds),
         "prompt_eval_count": stats.prompt_tokens,
-        # Clients divide by these two, and an answer of one token has taken no time after it.
+        # At least 1, since clients divide by it; decoding a single token takes 0 seconds.
         "prompt_eval_duration": max(1, _ns(stats.prompt_seconds)),
         "eval_count": stats.generated_tokens,
         "eval_duration": max(1, _ns(stats.generate_seconds)),
     }
 
 
-def _head(body: OllamaGenerationRequest) -> JsonItem:
+def _item_head(body: OllamaGenerationRequest) -> JsonItem:
     return {"model": body.model, "created_at": datetime.now(timezone.utc).isoformat()}
 
 

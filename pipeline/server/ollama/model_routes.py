@@ -1,4 +1,4 @@
-"""Ollama's routes about models: tags, ps, show, create, blobs, copy, delete, pull, embed, ..."""
+"""Ollama's routes for models: tags, ps, show, create, blobs, copy, delete, pull, push, embed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ router = APIRouter(route_class=OllamaRoute, tags=["ollama"])
 
 @router.api_route("/", methods=["GET", "HEAD"], response_class=PlainTextResponse)
 async def root() -> str:
-    """Whether a server is there."""
+    """A line of text by which clients detect a server."""
     return "Ollama is running"
 
 
@@ -82,7 +82,7 @@ async def show(
 
 @router.post("/api/copy")
 async def copy(request: Request, body: Annotated[CopyRequest, json_body(CopyRequest)]) -> Response:
-    """Another name for a model."""
+    """Give a model another name."""
     _check_new_name(body.destination, request)
     manifest = _as_parent(await find_model(request, body.source))
     store(request).put(replace(manifest, name=body.destination))
@@ -93,7 +93,7 @@ async def copy(request: Request, body: Annotated[CopyRequest, json_body(CopyRequ
 async def delete(
     request: Request, body: Annotated[ModelRequest, json_body(ModelRequest)]
 ) -> Response:
-    """Forget a model of the store."""
+    """Delete a model of the store."""
     await asyncio.to_thread(
         delete_stored_model, body.model, _service(request).settings, store(request)
     )
@@ -102,13 +102,13 @@ async def delete(
 
 @router.head("/api/blobs/{digest}")
 async def has_blob(request: Request, digest: str) -> Response:
-    """Whether a blob is there."""
+    """Whether a blob exists: 200 or 404."""
     return Response(status_code=200 if store(request).blobs.path(digest).is_file() else 404)
 
 
 @router.post("/api/blobs/{digest}")
 async def take_blob(request: Request, digest: str) -> Response:
-    """Keep a file that is uploaded, if it has this digest."""
+    """Store an uploaded file, if it has this digest."""
     model_store = store(request)
     if model_store.blobs.path(digest).is_file():
         return Response(status_code=200)
@@ -123,7 +123,7 @@ async def take_blob(request: Request, digest: str) -> Response:
 async def create(
     request: Request, body: Annotated[CreateRequest, json_body(CreateRequest)]
 ) -> Response:
-    """Make a model from another one, or from blobs that were uploaded."""
+    """Create a model from another one, or from uploaded blobs."""
     model_store = store(request)
     _check_new_name(body.model, request)
     if not (body.from_ or body.files):
@@ -133,54 +133,56 @@ async def create(
     parent = _as_parent(await find_model(request, body.from_)) if body.from_ else Manifest("")
     manifest = await asyncio.to_thread(_new_manifest, model_store, body, parent)
 
-    def work(tell: ItemCallback) -> None:
-        tell({"status": "reading model metadata"})
-        made = _quantized(model_store, manifest, body.quantize, tell) if body.quantize else manifest
+    def run(report: ItemCallback) -> None:
+        report({"status": "reading model metadata"})
+        created = manifest
+        if body.quantize:
+            created = _quantized(model_store, manifest, body.quantize, report)
         for part in ("template", "system", "parameters", "license", "messages"):
             if getattr(body, part):
-                tell({"status": f"creating {part} layer"})
-        tell({"status": "writing manifest"})
-        model_store.put(made)
-        tell({"status": "success"})
+                report({"status": f"creating {part} layer"})
+        report({"status": "writing manifest"})
+        model_store.put(created)
+        report({"status": "success"})
 
-    return await answer_progress(request, work, body.streams)
+    return await answer_progress(request, run, body.streams)
 
 
 @router.post("/api/pull")
 async def pull(
     request: Request, body: Annotated[ModelRequest, json_body(ModelRequest)]
 ) -> Response:
-    """Download a model from the hub and enter it in the store; what is there needs no download."""
+    """Download a model from the hub into the store; any other model must exist already."""
     model_store = store(request)
-    there = {"status": "success"}
+    success = {"status": "success"}
     if not (name := _hub_name(body.model)):
         await find_model(request, body.model)
-        return await answer_progress(request, lambda tell: tell(there), body.streams)
+        return await answer_progress(request, lambda report: report(success), body.streams)
 
-    def work(tell: ItemCallback) -> None:
-        tell({"status": "pulling manifest"})
-        path = _downloaded(name, tell)
-        tell({"status": "writing manifest"})
-        # Ollama's names have no prefix of ours.
-        called = body.model if not body.model.startswith(HUB_PREFIX) else f"hf.co/{name}"
-        model_store.put(Manifest(called, llm=str(path)))
-        tell(there)
+    def run(report: ItemCallback) -> None:
+        report({"status": "pulling manifest"})
+        path = _download(name, report)
+        report({"status": "writing manifest"})
+        # Names in the store have Ollama's prefix of the hub.
+        model_name = f"hf.co/{name}" if body.model.startswith(HUB_PREFIX) else body.model
+        model_store.put(Manifest(model_name, llm=str(path)))
+        report(success)
 
-    return await answer_progress(request, work, body.streams)
+    return await answer_progress(request, run, body.streams)
 
 
 @router.post("/api/push")
 async def push(request: Request, body: Annotated[PushRequest, json_body(PushRequest)]) -> Response:
-    """Send a model to the registry that its name begins with."""
+    """Push a model to the registry in its name."""
     registered = await find_model(request, body.model)
     name = ModelName.parse(body.model)
     check_host(name, _service(request).settings.allow_pushes)
     model_store, insecure = store(request), bool(body.insecure)
 
-    def work(tell: ItemCallback) -> None:
-        push_model(registered, name, model_store, tell, insecure=insecure)
+    def run(report: ItemCallback) -> None:
+        push_model(registered, name, model_store, report, insecure=insecure)
 
-    return await answer_progress(request, work, body.streams)
+    return await answer_progress(request, run, body.streams)
 
 
 @router.post("/api/embed")
@@ -206,7 +208,7 @@ async def embed(
 async def embeddings(
     request: Request, body: Annotated[EmbeddingsRequest, json_body(EmbeddingsRequest)]
 ) -> dict[str, Any]:
-    """A unit vector for a text, in the older form."""
+    """A unit vector for a text, by the older API."""
     registered = await find_model(request, body.model)
     vectors, _ = await _embedded(request, registered, body, [body.prompt] if body.prompt else [])
     return {"embedding": vectors[0] if vectors else []}
@@ -215,12 +217,12 @@ async def embeddings(
 @router.api_route("/api/ps", methods=["GET", "HEAD"])
 async def ps(request: Request) -> dict[str, Any]:
     """The models that are loaded."""
-    shown = []
+    entries = []
     for loaded in _service(request).loaded():
         with suppress(ReellamaError):
             registered = await find_model(request, loaded.name)
             entry = await _entry(request, registered)
-            shown.append(
+            entries.append(
                 {
                     **{k: v for k, v in entry.items() if k != "modified_at"},
                     "expires_at": loaded.expires_at.isoformat(),
@@ -228,11 +230,11 @@ async def ps(request: Request) -> dict[str, Any]:
                     "context_length": loaded.n_ctx,
                 }
             )
-    return {"models": shown}
+    return {"models": entries}
 
 
 async def _entry(request: Request, registered: RegisteredModel) -> dict[str, Any]:
-    """A model's entry in tags."""
+    """A model's entry in /api/tags."""
     chat_format = await _service(request).chat_formats.get(registered)
     return await asyncio.to_thread(registered.entry, chat_format)
 
@@ -243,12 +245,12 @@ def store(request: Request) -> ModelStore:
 
 
 async def find_model(request: Request, name: str) -> RegisteredModel:
-    """The model of this name. Raises ModelStoreError, status 404."""
+    """The model of this name. Raises ModelStoreError, status 404, if there is none."""
     return await asyncio.to_thread(look_up_model, name, _service(request).settings, store(request))
 
 
 def _check_new_name(name: str, request: Request) -> None:
-    """Raise ModelStoreError for what cannot be a name, or is the name of the server's bundle."""
+    """Raise ModelStoreError for an invalid name, or that of the server's bundle."""
     ModelName.parse(name)
     bundle = open_registered_bundle(_service(request).settings).name
     if short_name(name).lower() == bundle.lower():
@@ -260,12 +262,12 @@ def _service(request: Request) -> Any:
 
 
 def _as_parent(registered: RegisteredModel) -> Manifest:
-    """A manifest for a model that is made from another one."""
+    """A manifest to create another model from this one."""
     return replace(registered.manifest, parent=registered.manifest.name)
 
 
 def _new_manifest(model_store: ModelStore, body: CreateRequest, parent: Manifest) -> Manifest:
-    """The manifest that a create asks for. Raises ModelStoreError for files that cannot be used."""
+    """The manifest of the model to create. Raises ModelStoreError for files that cannot be used."""
     from reellama.gguf_tools.format.reader import read_gguf
 
     digests = [*(body.files or {}).values(), *(body.adapters or {}).values()]
@@ -281,7 +283,7 @@ def _new_manifest(model_store: ModelStore, body: CreateRequest, parent: Manifest
     files = {"llm": next(iter(body.files.values()))} if body.files else {}
     license_ = [body.license] if isinstance(body.license, str) else body.license
     generation_options(body.parameters or {})
-    given: dict[str, Any] = {
+    changes: dict[str, Any] = {
         **files,
         "adapters": tuple((body.adapters or {}).values()),
         "template": body.template,
@@ -292,59 +294,57 @@ def _new_manifest(model_store: ModelStore, body: CreateRequest, parent: Manifest
         ),
         "parameters": {**parent.parameters, **(body.parameters or {})},
     }
-    # What is not given stays as the parent has it.
-    return replace(parent, name=body.model, **{k: v for k, v in given.items() if v})
+    return replace(parent, name=body.model, **{k: v for k, v in changes.items() if v})
 
 
 def _quantized(
-    model_store: ModelStore, manifest: Manifest, type_: str, tell: ItemCallback
+    model_store: ModelStore, manifest: Manifest, type_: str, report: ItemCallback
 ) -> Manifest:
-    """The same model in another type, as a blob."""
+    """Quantize a model into a new blob; returns the manifest with it."""
     from reellama.gguf_tools.quantization.quantize import quantize
 
     if not manifest.llm:
         raise ModelStoreError("quantize needs a GGUF: name it in 'files', or a model made from one")
     with temporary_folder(model_store.root, ".quantizing-") as folder:
         status = f"quantizing to {type_.upper()}"
-        (made,) = quantize(
+        (quantized,) = quantize(
             model_store.file(manifest.llm),
             type_.upper(),
             folder / "model.gguf",
-            progress=lambda what, done, total: tell(
+            progress=lambda what, done, total: report(
                 {"status": status, "completed": done, "total": total}
             ),
         )
-        return replace(manifest, llm=model_store.blobs.adopt(made.path))
+        return replace(manifest, llm=model_store.blobs.adopt(quantized.path))
 
 
 def _hub_name(name: str) -> str:
-    """OWNER/REPO[:WHAT] where the name means the hub, else ""."""
-    bare = name
+    """OWNER/REPO[:WHAT] if the name is one of the hub, else ""."""
     for host in HUB_HOSTS:
-        bare = bare.removeprefix(host)
-    if "/" not in bare:
+        name = name.removeprefix(host)
+    if "/" not in name:
         return ""
-    return str(split_hub_name(bare.removesuffix(":latest")))
+    return str(split_hub_name(name.removesuffix(":latest")))
 
 
-def _downloaded(name: str, tell: ItemCallback) -> Path:
-    """Download from the hub, with a line for every piece."""
+def _download(name: str, report: ItemCallback) -> Path:
+    """Download from the hub, and report progress as Ollama does."""
     from reellama.gguf_tools.download import hub
     from reellama.gguf_tools.download.pull import pull
 
     repo, _, revision = split_hub_name(name)
     digests: dict[str, str] = {}
 
-    def report(doing: str, done: int, total: int) -> None:
+    def report_progress(doing: str, done: int, total: int) -> None:
         what, _, file = doing.partition(" ")
         if file not in digests:
             digests[file] = f"sha256:{hub.file_info(repo, file, lambda _: None, revision).etag}"
         digest = digests[file]
-        pulling = what == "downloading"
-        status = f"pulling {digest[7:19]}" if pulling else "verifying sha256 digest"
-        tell({"status": status, "digest": digest, "total": total, "completed": done})
+        is_pulling = what == "downloading"
+        status = f"pulling {digest[7:19]}" if is_pulling else "verifying sha256 digest"
+        report({"status": status, "digest": digest, "total": total, "completed": done})
 
-    return pull(name, report, lambda message: tell({"status": message}))
+    return pull(name, report_progress, lambda message: report({"status": message}))
 
 
 async def _embedded(
@@ -355,10 +355,10 @@ async def _embedded(
 ) -> tuple[list[list[float]], int]:
     if not texts:
         return [], 0
-    work = _service(request).embed(
+    embedding = _service(request).embed(
         registered.service_name,
         texts,
         truncate=not (isinstance(body, EmbedRequest) and body.truncate is False),
         keep_alive=body.keep_alive,
     )
-    return await cancel_on_disconnect(request, work)
+    return await cancel_on_disconnect(request, embedding)

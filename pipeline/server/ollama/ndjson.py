@@ -1,4 +1,4 @@
-"""How Ollama's API speaks: JSON bodies of any content type, NDJSON streams, errors as {"error"}."""
+"""Replies of Ollama's API: NDJSON streams, and errors as {"error": ...}."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ ItemCallback = Callable[[JsonItem], None]
 
 
 class OllamaRoute(APIRoute):
-    """A route whose errors for people are answered as Ollama answers them."""
+    """A route whose errors have Ollama's shape."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def handler(request: Request) -> Response:
             try:
                 return await handle(request)
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
             except HTTPException:
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+            except Exception as error:  # noqa: BLE001  # any error is logged and answered
                 status, message = status_and_message(error)
                 return JSONResponse({"error": message}, status, getattr(error, "headers", None))
 
-        return answer
+        return handler
 
 
 async def stream(request: Request, items: AsyncGenerator[JsonItem, None]) -> Response:
-    """The items, a line each. An error before the first one is raised, a later one is a line."""
+    """Stream items as lines. An error before the first item is raised; a later one is a line."""
     try:
         first = await cancel_on_disconnect(request, anext(items))
     except BaseException:
@@ -57,14 +57,14 @@ async def stream(request: Request, items: AsyncGenerator[JsonItem, None]) -> Res
             try:
                 async for item in items:
                     yield _line(item)
-            except Exception as error:  # noqa: BLE001  # the status is long sent
+            except Exception as error:  # noqa: BLE001  # the status was sent already
                 yield _line({"error": status_and_message(error)[1]})
 
     return StreamingResponse(lines(), media_type="application/x-ndjson")
 
 
 async def gather_items(request: Request, items: AsyncGenerator[JsonItem, None]) -> list[JsonItem]:
-    """All the items."""
+    """All items of a stream."""
 
     async def collect() -> list[JsonItem]:
         async with aclosing(items):
@@ -74,37 +74,37 @@ async def gather_items(request: Request, items: AsyncGenerator[JsonItem, None]) 
 
 
 async def progress_items(
-    threads: FairThreadPool, work: Callable[[ItemCallback], None]
+    thread_pool: FairThreadPool, run: Callable[[ItemCallback], None]
 ) -> AsyncGenerator[JsonItem, None]:
-    """What `work` tells while it runs in one of these threads; its error is raised at the end.
+    """The items that a function reports while it runs in a thread; its error is raised at the end.
 
-    A client that goes away does not stop it: what it does is whole or can be taken up again.
+    A disconnect does not stop the function, whose effects are atomic or can be resumed.
     """
     items: queue.SimpleQueue[JsonItem] = queue.SimpleQueue()
-    has_news = asyncio.Event()
+    updated = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def tell(item: JsonItem) -> None:
+    def report(item: JsonItem) -> None:
         items.put(item)
-        loop.call_soon_threadsafe(has_news.set)
+        loop.call_soon_threadsafe(updated.set)
 
-    task = asyncio.ensure_future(threads.run(lambda: work(tell)))
-    task.add_done_callback(lambda _: has_news.set())
+    task = asyncio.ensure_future(thread_pool.run(lambda: run(report)))
+    task.add_done_callback(lambda _: updated.set())
     while not (task.done() and items.empty()):
-        await has_news.wait()
-        has_news.clear()
+        await updated.wait()
+        updated.clear()
         while not items.empty():
             yield items.get()
         if task.done():
-            has_news.set()
+            updated.set()
     await task
 
 
 async def answer_progress(
-    request: Request, work: Callable[[ItemCallback], None], streams: bool
+    request: Request, run: Callable[[ItemCallback], None], streams: bool
 ) -> Response:
-    """What `work` tells as a stream, or only the last of it."""
-    items = progress_items(request.app.state.transfers, work)
+    """Answer with all items that a function reports, or only the last one."""
+    items = progress_items(request.app.state.transfers, run)
     if streams:
         return await stream(request, items)
     return JSONResponse((await gather_items(request, items))[-1])

@@ -1,8 +1,7 @@
-"""What Ollama's clients send, checked; fields that are not known are passed over, as Ollama does.
+"""The requests of Ollama's API (https://docs.ollama.com/api). Unknown fields are ignored, as there.
 
-https://docs.ollama.com/api. Where a client says nothing of temperature, penalties or length, the
-defaults are those of `Sampling`, the likeliest token, repeatably, and an answer is written until
-it ends.
+Unlike in Ollama, sampling defaults to the likeliest token (see `Sampling`), and the length of an
+answer has no limit.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from reellama.pipeline.server.media.media_references import MediaReference
 from reellama.pipeline.server.video_options import video_options
 
 MAX_TOP_LOGPROBS = 20
-FORMAT = 'invalid format; expected "json" or a JSON schema'
+INVALID_FORMAT = 'invalid format; expected "json" or a JSON schema'
 
-# Ollama's names are those of `Sampling`, and these: num_predict is max_tokens, num_ctx is n_ctx.
+# Names of options: those of `Sampling`, num_predict for max_tokens, and num_ctx for n_ctx.
 INTEGERS = (*INTEGER_OPTIONS, "num_predict", "num_ctx")
 
 
@@ -53,7 +52,7 @@ class ModelRequest(BaseModel):
 
     @property
     def streams(self) -> bool:
-        """Whether the answer comes line by line, which it does unless refused."""
+        """Whether the answer is streamed, as it is by default."""
         return self.stream is not False
 
 
@@ -81,16 +80,16 @@ class OllamaGenerationRequest(LoadingRequest):
 
     @property
     def wants_thinking(self) -> Think:
-        """Whether the model is to think first. Raises ReellamaError, in Ollama's words."""
+        """Whether to think first. Raises ReellamaError, in Ollama's words, for another value."""
         return think_from(self.think)
 
     def to_options(self, parameters: Mapping[str, Any]) -> RequestOptions:
-        """The service's options: those of the request over the model's own `parameters`.
+        """The service's options: those of the request, which override the model's `parameters`.
 
         Raises ReellamaError for a value of a wrong kind or out of range.
         """
         if isinstance(self.format, str) and self.format not in ("", "json"):
-            raise ReellamaError(FORMAT)
+            raise ReellamaError(INVALID_FORMAT)
         checked = check_options({**parameters, **(self.options or {})})
         n_probs = max(self.top_logprobs or 0, 1) if self.logprobs else 0
         return RequestOptions(
@@ -104,10 +103,10 @@ class OllamaGenerationRequest(LoadingRequest):
 
 
 class MediaFields(BaseModel):
-    """Pictures and videos: base64, or paths inside folders that are allowed.
+    """Pictures and videos: base64, or paths in folders that are allowed.
 
-    videos: also objects, see `MediaReference`. times: seconds of the `images`, which are one video
-    then.
+    videos: also objects, see `MediaReference`. times: seconds of the `images`, which are then one
+    video.
     """
 
     images: list[str] | None = None
@@ -130,7 +129,7 @@ class MediaFields(BaseModel):
 
 
 class OllamaFunctionCall(BaseModel):
-    """Which tool was called, and with what."""
+    """The tool that was called, and its arguments."""
 
     name: str
     arguments: dict[str, Any] | None = None
@@ -156,7 +155,7 @@ class OllamaMessage(MediaFields):
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The calls of tools."""
+        """The tool calls."""
         return tuple(
             ToolCall(call.function.name, call.function.arguments or {}, call.id or "")
             for call in self.tool_calls or ()
@@ -168,7 +167,7 @@ class OllamaChatRequest(OllamaGenerationRequest):
 
     messages: list[OllamaMessage] | None = None
     tools: list[Any] | None = None
-    # As OpenAI's protocol has it; Ollama has no such thing. It may also stand among the options.
+    # As in OpenAI's protocol; not a field of Ollama's. It may also be one of the options.
     tool_choice: Any = None
 
     def to_chat(self, messages: Sequence[ServiceMessage]) -> ChatRequest:
@@ -201,12 +200,12 @@ class EmbedRequest(LoadingRequest):
 
     @property
     def texts(self) -> list[str]:
-        """The texts, one or many or none."""
+        """The texts to embed."""
         return [self.input] if isinstance(self.input, str) else self.input or []
 
 
 class EmbeddingsRequest(LoadingRequest):
-    """POST /api/embeddings, which came before /api/embed."""
+    """POST /api/embeddings, the predecessor of /api/embed."""
 
     prompt: str | None = None
 
@@ -239,7 +238,7 @@ class CreateRequest(ModelRequest):
 
 
 def generation_options(options: Mapping[str, Any]) -> GenerationOptions:
-    """How to generate, by a request's or a model's options.
+    """The `GenerationOptions` of a request's or a model's options.
 
     Raises ReellamaError for a value of a wrong kind or out of range.
     """
@@ -252,9 +251,9 @@ def generation_options(options: Mapping[str, Any]) -> GenerationOptions:
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that mean something here, each of its own kind; nulls are left out.
+    """The supported options with values of the right kind, without nulls.
 
-    Raises ReellamaError, in Ollama's words, for one of another kind.
+    Raises ReellamaError, in Ollama's words, for a value of another kind.
     """
     checked: dict[str, Any] = {}
     for name, value in options.items():

@@ -1,7 +1,7 @@
-"""A model sent to a registry, as `ollama push` does: blobs, then a manifest that names them.
+"""Pushes a model to a registry, as `ollama push` does: blobs, then a manifest that names them.
 
-The registry speaks the distribution protocol of containers, and the layers have Ollama's types. One
-that asks for an account is not served: the server has none.
+Registries speak the OCI distribution protocol, and layers have Ollama's media types. Registries
+that require an account are not supported.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG_TYPE = "application/vnd.docker.container.image.v1+json"
-LAYER_TYPE = "application/vnd.ollama.image."  # and what it is: model, template, ...
-SECONDS = 60.0  # until the next piece of an answer
+LAYER_TYPE = "application/vnd.ollama.image."  # followed by the kind: model, template, ...
+TIMEOUT = 60.0  # seconds without progress
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 class PushError(ReellamaError):
-    """A push that cannot be; `status` is HTTP's."""
+    """A push that failed; `status` is HTTP's."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class PushError(ReellamaError):
 
 @dataclass(frozen=True)
 class Layer:
-    """A part of a model: a file, or bytes. `kind` as in LAYER_TYPE, or "" for the config."""
+    """A part of a model, a file or bytes. `kind`: "model", "template", ...; "" for the config."""
 
     kind: str
     content: Path | bytes
@@ -50,7 +50,7 @@ class Layer:
 
     @classmethod
     def of(cls, kind: str, content: Path | bytes) -> Layer:
-        """A part, read once for its digest."""
+        """A layer of this content, which is read for its digest."""
         sha256, size = hashlib.sha256(), 0
         for piece in _pieces(content):
             sha256.update(piece)
@@ -65,7 +65,7 @@ class Layer:
 
 
 def check_host(name: ModelName, allowed_hosts: Collection[str]) -> None:
-    """Raise PushError, status 403, unless models may be sent to the host of this name."""
+    """Raise PushError, status 403, unless models may be pushed to the host of this name."""
     if name.host.lower() not in {host.lower() for host in allowed_hosts}:
         raise PushError(
             f"models are not pushed to {name.host}: start the server with --allow-push HOST, and "
@@ -78,26 +78,26 @@ def push_model(
     registered: RegisteredModel,
     name: ModelName,
     store: ModelStore,
-    tell: Tell,
+    report: Report,
     *,
     insecure: bool = False,
 ) -> None:
-    """Send a model. What the registry has is not sent again. `insecure`: by plain HTTP.
+    """Push a model, without blobs that the registry has. `insecure`: by plain HTTP.
 
-    Raises PushError where the registry is absent or refuses.
+    Raises PushError if the registry does not answer or refuses.
     """
     import httpx
 
-    tell({"status": "retrieving manifest"})
+    report({"status": "retrieving manifest"})
     layers = list(_layers(registered, store))
     config = Layer.of("", json.dumps(_config(registered, layers)).encode())
     base = f"{'http' if insecure else 'https'}://{name.host}/v2/{name.namespace}/{name.model}/"
-    # A proxy of the environment is no part of what was allowed.
-    with httpx.Client(timeout=SECONDS, trust_env=False) as client:
+    # No trust_env: a proxy from the environment is not an allowed host.
+    with httpx.Client(timeout=TIMEOUT, trust_env=False) as client:
         try:
             for layer in (*layers, config):
-                _send(client, base, layer, tell)
-            tell({"status": "pushing manifest"})
+                _push_layer(client, base, layer, report)
+            report({"status": "pushing manifest"})
             manifest = {
                 "schemaVersion": 2,
                 "mediaType": MANIFEST_TYPE,
@@ -110,7 +110,7 @@ def push_model(
             _check(client.put(url, content=content, headers=headers), name.host)
         except httpx.HTTPError as error:
             raise PushError(f"cannot push to {name.host}: {error}", 502) from error
-    tell({"status": "success"})
+    report({"status": "success"})
 
 
 def _layers(registered: RegisteredModel, store: ModelStore) -> Iterator[Layer]:
@@ -118,10 +118,10 @@ def _layers(registered: RegisteredModel, store: ModelStore) -> Iterator[Layer]:
     if len(registered.files) > 1:
         raise PushError("a model in several files is pushed when they are joined into one")
     yield Layer.of("model", registered.path)
-    own = registered.bundle.lora if registered.bundle else []
-    if any(scale != 1 for _, scale in own):
+    bundled = registered.bundle.lora if registered.bundle else []
+    if any(scale != 1 for _, scale in bundled):
         raise PushError("an adapter with a scale is pushed when it is merged into its model")
-    for path in (*(path for path, _ in own), *map(store.file, manifest.adapters)):
+    for path in (*(path for path, _ in bundled), *map(store.file, manifest.adapters)):
         yield Layer.of("adapter", path)
     for kind in ("template", "system"):
         if text := getattr(manifest, kind):
@@ -148,36 +148,36 @@ def _config(registered: RegisteredModel, layers: list[Layer]) -> dict[str, Any]:
     }
 
 
-def _send(client: httpx.Client, base: str, layer: Layer, tell: Tell) -> None:
-    """Send a part that the registry has not."""
+def _push_layer(client: httpx.Client, base: str, layer: Layer, report: Report) -> None:
+    """Upload a layer, unless the registry has it."""
     progress = {
         "status": f"pushing {layer.digest[7:19]}",
         "digest": layer.digest,
         "total": layer.size,
     }
     if client.head(f"{base}blobs/{layer.digest}").status_code == 200:
-        return tell(progress | {"completed": layer.size})
+        return report(progress | {"completed": layer.size})
     host = base.split("/")[2]
     upload = _check(client.post(f"{base}blobs/uploads/"), host)
-    place = urljoin(str(upload.url), upload.headers.get("location", ""))
-    if place.split("/")[2] != host:
+    location = urljoin(str(upload.url), upload.headers.get("location", ""))
+    if location.split("/")[2] != host:
         raise PushError(f"{host} wants the model sent to another host: refused", 502)
 
     def pieces() -> Iterator[bytes]:
         sent = 0
         for piece in _pieces(layer.content):
-            tell(progress | {"completed": sent})
+            report(progress | {"completed": sent})
             yield piece
             sent += len(piece)
 
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(layer.size)}
-    joined = f"{place}{'&' if '?' in place else '?'}digest={layer.digest}"
-    _check(client.put(joined, content=pieces(), headers=headers), host)
-    return tell(progress | {"completed": layer.size})
+    url = f"{location}{'&' if '?' in location else '?'}digest={layer.digest}"
+    _check(client.put(url, content=pieces(), headers=headers), host)
+    return report(progress | {"completed": layer.size})
 
 
 def _check(reply: httpx.Response, host: str) -> httpx.Response:
-    """The answer, unless it is an error."""
+    """The reply. Raises PushError for an error."""
     if reply.status_code == 401:
         raise PushError(f"{host} wants an account, and this server has none", 401)
     if not reply.is_success:
