@@ -1,10 +1,12 @@
-"""Errors as Anthropic's clients read them."""
+"""Errors in the shape of Anthropic's API."""
 
 from __future__ import annotations
 
 from typing import Any
 
-ANTHROPIC_HEADER = "anthropic-version"  # by which its clients are known at paths of both
+ANTHROPIC_HEADER = (
+    "anthropic-version"  # identifies Anthropic's clients at paths shared with OpenAI's
+)
 ERROR_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -19,5 +21,5 @@ ERROR_TYPES = {
 def anthropic_error(status: int, message: str) -> dict[str, Any]:
     """An error in Anthropic's shape."""
     fallback = "api_error" if status >= 500 else "invalid_request_error"
-    kind = ERROR_TYPES.get(status, fallback)
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
+    error = {"type": ERROR_TYPES.get(status, fallback), "message": message}
+    return {"type": "error", "error": error, "request_id": None}

@@ -1,4 +1,4 @@
-"""What Anthropic's clients get: messages, the events of a stream, and errors."""
+"""Replies of Anthropic's Messages API: whole messages, and the events of a stream."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DELTAS = {
 
 
 def message(model: str, blocks: list[AnswerBlock], answer: ChatAnswer) -> dict[str, Any]:
-    """A whole answer."""
+    """The whole reply."""
     return {
-        **_opening(model),
+        **_message_head(model),
         "content": [_content(block, whole=True) for block in blocks],
-        **_ending(answer),
+        **_stop_fields(answer),
         "usage": {**_prompt_usage(answer.stats), "output_tokens": answer.stats.generated_tokens},
     }
 
@@ -34,7 +34,7 @@ async def message_events(
     model: str, events: AsyncIterator[BlockEvent], answer: ChatAnswer
 ) -> AsyncIterator[str]:
     """The events of a stream."""
-    opening = {**_opening(model), "content": [], "stop_reason": None, "stop_sequence": None}
+    opening = {**_message_head(model), "content": [], "stop_reason": None, "stop_sequence": None}
     usage = {**_prompt_usage(answer.stats), "output_tokens": 0}
     yield _event("message_start", {"message": {**opening, "usage": usage}})
     async for event in events:
@@ -52,16 +52,16 @@ async def message_events(
         else:
             yield _event("content_block_stop", index)
     usage = {"output_tokens": answer.stats.generated_tokens}
-    yield _event("message_delta", {"delta": _ending(answer), "usage": usage})
+    yield _event("message_delta", {"delta": _stop_fields(answer), "usage": usage})
     yield _event("message_stop", {})
 
 
 def _event(name: str, data: dict[str, Any]) -> str:
-    """An event in Anthropic's form: its name is also the type in its data."""
+    """A server-sent event, whose name is also the type in its data."""
     return sse_event({"type": name, **data}, name)
 
 
-def _opening(model: str) -> dict[str, Any]:
+def _message_head(model: str) -> dict[str, Any]:
     return {
         "id": f"msg_{uuid.uuid4().hex[:24]}",
         "type": "message",
@@ -71,7 +71,7 @@ def _opening(model: str) -> dict[str, Any]:
 
 
 def _prompt_usage(stats: GenerationStats) -> dict[str, int]:
-    """Tokens of the prompt: those that were read, and those that the KV cache had."""
+    """Counts of the prompt's tokens: those that were read, and those from the KV cache."""
     return {
         "input_tokens": stats.prompt_tokens - stats.reused_tokens,
         "cache_creation_input_tokens": 0,
@@ -79,11 +79,11 @@ def _prompt_usage(stats: GenerationStats) -> dict[str, int]:
     }
 
 
-def _ending(answer: ChatAnswer) -> dict[str, Any]:
+def _stop_fields(answer: ChatAnswer) -> dict[str, Any]:
     text = answer.stats.stop_text
     reason = STOP_REASONS.get(answer.finish_reason, "end_turn")
-    stopped = text is not None and reason == "end_turn"
-    return {"stop_reason": "stop_sequence" if stopped else reason, "stop_sequence": text}
+    is_stop_text = text is not None and reason == "end_turn"
+    return {"stop_reason": "stop_sequence" if is_stop_text else reason, "stop_sequence": text}
 
 
 def _content(block: AnswerBlock, *, whole: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Anthropic's HTTP API: messages, and how many tokens they are."""
+"""Anthropic's Messages API: /v1/messages and /v1/messages/count_tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AnthropicRoute(APIRoute):
     """A route whose errors have Anthropic's shape."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with what it raises turned into responses."""
+        """FastAPI's handler, with its exceptions turned into responses."""
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
@@ -44,7 +44,7 @@ class AnthropicRoute(APIRoute):
                 return _error_response(error.status_code, str(error.detail))
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+            except Exception as error:  # noqa: BLE001  # any error is logged and answered
                 return _error_response(
                     *status_and_message(error), headers=getattr(error, "headers", None)
                 )
@@ -63,29 +63,31 @@ async def answer_messages(
     service: Service = request.app.state.service
 
     async def ask() -> ChatAnswer:
-        return await service.chat(body.model, await _chat(service, body), body.options())
+        return await service.chat(body.model, await _read_chat(service, body), body.options())
 
     if not body.stream:
         blocks, answer = await cancel_on_disconnect(request, _finish(ask()))
         return replies.message(body.model, blocks, answer)
     answer, events = await cancel_on_disconnect(request, start_stream(ask(), block_events))
-    return EventStream(answer, _streamed(body.model, events, answer))
+    return EventStream(answer, _sse_events(body.model, events, answer))
 
 
 @router.post("/count_tokens")
 async def count_tokens(
     request: Request, body: Annotated[CountTokensRequest, json_body(CountTokensRequest)]
 ) -> dict[str, int]:
-    """How many tokens a conversation is, its videos among them."""
+    """How many tokens a conversation takes, with its videos."""
     service: Service = request.app.state.service
 
     async def count() -> int:
-        return await service.count_tokens(body.model, await _chat(service, body), body.options())
+        chat = await _read_chat(service, body)
+        return await service.count_tokens(body.model, chat, body.options())
 
     return {"input_tokens": await cancel_on_disconnect(request, count())}
 
 
-async def _chat(service: Service, body: CountTokensRequest) -> ChatRequest:
+async def _read_chat(service: Service, body: CountTokensRequest) -> ChatRequest:
+    """The chat of a request, with its media read."""
     messages = []
     async for message in yielding_to_event_loop(body.messages):
         media = [
@@ -93,22 +95,22 @@ async def _chat(service: Service, body: CountTokensRequest) -> ChatRequest:
             for references in message.media
         ]
         messages += message.as_messages(media)
-    body.messages.clear()  # not kept, and searched for garbage, while the answer is written
+    body.messages.clear()  # frees them, also from garbage collections, before the answer
     return body.to_chat(messages)
 
 
-async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[Any], ChatAnswer]:
-    async with aclosing(await work) as answer:
+async def _finish(asking: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[Any], ChatAnswer]:
+    async with aclosing(await asking) as answer:
         return await whole_blocks(answer), answer
 
 
-async def _streamed(
+async def _sse_events(
     model: str, events: AsyncIterator[BlockEvent], answer: ChatAnswer
 ) -> AsyncIterator[str]:
     try:
         async for text in replies.message_events(model, events, answer):
             yield text
-    except Exception as error:  # noqa: BLE001  # the status is long sent
+    except Exception as error:  # noqa: BLE001  # the status was sent already
         yield sse_event(anthropic_error(*status_and_message(error)), "error")
 
 

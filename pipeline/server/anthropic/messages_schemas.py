@@ -1,7 +1,6 @@
-"""What Anthropic's clients send to /v1/messages, and the chat that it means.
+"""The requests of Anthropic's Messages API (https://docs.anthropic.com/en/api/messages).
 
-https://docs.anthropic.com/en/api/messages. Of one's own beside its fields: those of `VideoFields`
-in a block that shows something, and of `VIDEO_OPTIONS` in a request.
+Extensions are the fields of `VideoFields` in blocks with media, and `VIDEO_OPTIONS` in requests.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, VideoFields
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
 
-# Tokens of thought up to which a budget is low, and medium; more is high.
+# Budgets of thinking, in tokens, up to which the level is low, and medium; beyond it is high.
 LOW_BUDGET, MEDIUM_BUDGET = 2048, 8192
 
 
 class TextBlock(BaseModel):
-    """A block that is text."""
+    """A block of text."""
 
     type: Literal["text"]
     text: str
 
 
 def _documents_as_text(content: Any) -> Any:
-    """The content of a message, in which documents that are plain text are blocks of text."""
+    """The content of a message, with plain-text documents turned into blocks of text."""
     if not isinstance(content, list):
         return content
-    return [_text_of_document(each) if isinstance(each, dict) else each for each in content]
+    return [_text_of_document(part) if isinstance(part, dict) else part for part in content]
 
 
 def _text_of_document(block: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def _text_of_document(block: dict[str, Any]) -> dict[str, Any]:
 
 
 class MediaBlockSource(BaseModel):
-    """Where a picture or video is: bytes in base64, an address, or a file that was sent."""
+    """The source of a picture or video: base64, a URL, or an uploaded file."""
 
     type: Literal["base64", "url", "file"]
     media_type: str | None = None
@@ -72,19 +71,19 @@ class MediaBlockSource(BaseModel):
 
 
 class MediaBlock(VideoFields):
-    """A picture, a video, or a file with one of them."""
+    """A block with a picture or video."""
 
     type: Literal["image", "video", "document", "container_upload"]
     source: MediaBlockSource
     title: str | None = None
 
     def reference(self) -> MediaReference:
-        """The media reference."""
-        said = {name: getattr(self, name) for name in VideoFields.model_fields}
+        """The block as a media reference."""
+        fields = {name: getattr(self, name) for name in VideoFields.model_fields}
         source = self.source
-        given = {"base64": "data", "url": "url", "file": "file_id"}[source.type]
-        said |= {given: getattr(source, given), "name": self.name or self.title}
-        return MediaReference.model_validate(said)
+        key = {"base64": "data", "url": "url", "file": "file_id"}[source.type]
+        fields |= {key: getattr(source, key), "name": self.name or self.title}
+        return MediaReference.model_validate(fields)
 
     @model_validator(mode="after")
     def _check_source(self) -> MediaBlock:
@@ -93,7 +92,7 @@ class MediaBlock(VideoFields):
 
 
 class ToolUseBlock(BaseModel):
-    """A call of a tool, by the assistant."""
+    """A tool call of the assistant."""
 
     type: Literal["tool_use"]
     id: str
@@ -102,7 +101,7 @@ class ToolUseBlock(BaseModel):
 
 
 class ToolResultBlock(BaseModel):
-    """The result of a call: text, and pictures too."""
+    """The result of a tool call: text, pictures and videos."""
 
     type: Literal["tool_result"]
     tool_use_id: str
@@ -114,7 +113,7 @@ class ToolResultBlock(BaseModel):
 
     @property
     def text(self) -> str:
-        """The text."""
+        """The text of the result."""
         blocks = self.content if isinstance(self.content, list) else []
         texts = [block.text for block in blocks if isinstance(block, TextBlock)]
         text = self.content if isinstance(self.content, str) else "\n".join(texts)
@@ -122,7 +121,7 @@ class ToolResultBlock(BaseModel):
 
     @property
     def media(self) -> list[MediaReference]:
-        """The media references."""
+        """The pictures and videos of the result."""
         blocks = self.content if isinstance(self.content, list) else []
         return [block.reference() for block in blocks if isinstance(block, MediaBlock)]
 
@@ -136,7 +135,7 @@ class ThinkingBlock(BaseModel):
 
 
 class RedactedThinkingBlock(BaseModel):
-    """Encrypted reasoning of the assistant, which is left out."""
+    """Encrypted reasoning of the assistant, which is ignored."""
 
     type: Literal["redacted_thinking"]
     data: str
@@ -175,15 +174,15 @@ class AnthropicMessage(BaseModel):
 
     @property
     def media(self) -> list[list[MediaReference]]:
-        """The media references of each of the messages of `as_messages`."""
+        """The media references of each message of `as_messages`."""
         results = [block.media for block in self.of(ToolResultBlock)]
         own = [block.reference() for block in self.of(MediaBlock)]
         return [*results, own] if self._is_more_than_results or not results else results
 
     def as_messages(self, media: list[tuple[MediaItem, ...]]) -> list[ServiceMessage]:
-        """The service's messages: each result of a tool is one, before the text.
+        """The service's messages: one for each tool result, then one for the rest.
 
-        media: the items of `media`, in its order.
+        media: the items that `self.media` refers to.
         """
         results = self.of(ToolResultBlock)
         messages = [
@@ -207,7 +206,7 @@ class AnthropicMessage(BaseModel):
 
 
 class AnthropicTool(BaseModel):
-    """A tool of the client's."""
+    """A tool of the client."""
 
     type: Literal["custom"] | None = None
     name: str
@@ -216,7 +215,7 @@ class AnthropicTool(BaseModel):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The tool in OpenAI's form, which chat templates know."""
+        """The tool in OpenAI's form, which chat templates take."""
         description = {"description": self.description} if self.description else {}
         function = {"name": self.name, **description, "parameters": self.input_schema}
         return {"type": "function", "function": function}
@@ -243,14 +242,14 @@ class AnthropicToolChoice(BaseModel):
 
 
 class Thinking(BaseModel):
-    """Whether the model is to think first, and for how many tokens."""
+    """Whether to think first, and for how many tokens."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = Field(None, ge=1)
 
     @property
     def level(self) -> Think:
-        """How much to think, as a level of `Think`."""
+        """The level of thinking."""
         if self.type == "adaptive":
             return None
         if self.type == "disabled" or self.budget_tokens is None:
@@ -260,7 +259,7 @@ class Thinking(BaseModel):
 
 
 class OutputFormat(BaseModel):
-    """JSON that follows a schema."""
+    """A JSON schema that the answer must follow."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -269,7 +268,7 @@ class OutputFormat(BaseModel):
 
 
 class OutputConfig(BaseModel):
-    """The form of the answer; the other fields (effort) change nothing here."""
+    """The format of the answer; other fields (effort) are ignored."""
 
     format: OutputFormat | None = None
 
@@ -297,7 +296,7 @@ class CountTokensRequest(BaseModel):
     def instructions(self) -> str:
         """The system prompt."""
         if isinstance(self.system, list):
-            return "\n".join(each.text for each in self.system)
+            return "\n".join(block.text for block in self.system)
         return self.system or ""
 
     def to_chat(self, messages: list[ServiceMessage]) -> ChatRequest:
@@ -313,22 +312,20 @@ class CountTokensRequest(BaseModel):
         )
 
     def options(self) -> RequestOptions:
-        """How the videos are watched. Raises ReellamaError for a value out of range."""
-        given = self.model_dump(include={*VIDEO_OPTIONS})
+        """The service's options. Raises ReellamaError for a value out of range."""
+        video = video_options(self.model_dump(include={*VIDEO_OPTIONS}))
         generation_options = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
-        return RequestOptions(
-            generation_options, keep_alive=self.keep_alive, video=video_options(given)
-        )
+        return RequestOptions(generation_options, keep_alive=self.keep_alive, video=video)
 
 
 class MessagesRequest(CountTokensRequest):
-    """POST /v1/messages. Sampling that is not given is that of `Sampling`."""
+    """POST /v1/messages. Sampling options default to those of `Sampling`."""
 
     max_tokens: int = Field(ge=1)
     stream: bool | None = None
     stop_sequences: list[str] | None = None
     output_config: OutputConfig | None = None
-    output_format: OutputFormat | None = None  # where it was before output_config had it
+    output_format: OutputFormat | None = None  # the older name of output_config.format
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -363,5 +360,5 @@ class MessagesRequest(CountTokensRequest):
 
 
 def call_input(text: str) -> dict[str, Any]:
-    """The arguments of a call from their JSON text, as far as it is an object."""
+    """The arguments of a call from their JSON text; {} if that is no object."""
     return finite_object(text) or {}

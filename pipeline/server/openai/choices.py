@@ -1,4 +1,4 @@
-"""Several answers to one request, which OpenAI calls its choices."""
+"""Several answers to one request: OpenAI's choices."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from reellama.pipeline.llm.batching.generation_job import GenerationStats
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 
-# The number of a choice, and a piece of it; None is its end.
+# The index of a choice, and an event of its answer; None is its end.
 ChoiceEvent = tuple[int, AnswerEvent | None]
 
 
 class Choices:
-    """Answers that are written side by side. `aclose` ends them; call it in any case.
+    """Answers that are generated in parallel. Call `aclose` in any case: it ends them.
 
-    per_prompt: how many answers each prompt has; they follow one another in `answers`.
+    n_per_prompt: how many answers each prompt has, which are neighbours in `answers`.
     """
 
-    def __init__(self, answers: Sequence[ChatAnswer], per_prompt: int) -> None:
-        self.answers, self._per_prompt = answers, per_prompt
+    def __init__(self, answers: Sequence[ChatAnswer], n_per_prompt: int) -> None:
+        self.answers, self._n_per_prompt = answers, n_per_prompt
         self._readers: list[asyncio.Task[None]] = []
 
     @classmethod
-    async def started(cls, works: Sequence[Awaitable[ChatAnswer]], per_prompt: int) -> Choices:
-        """Answers that have begun. Where one cannot, none goes on, and its error is raised."""
-        outcomes = await asyncio.gather(*works, return_exceptions=True)
+    async def start(cls, answering: Sequence[Awaitable[ChatAnswer]], n_per_prompt: int) -> Choices:
+        """Start all answers. If one cannot start, the others are closed and its error is raised."""
+        outcomes = await asyncio.gather(*answering, return_exceptions=True)
         answers = [outcome for outcome in outcomes if isinstance(outcome, ChatAnswer)]
         error = next((o for o in outcomes if isinstance(o, BaseException)), None)
-        choices = cls(answers, per_prompt)
+        choices = cls(answers, n_per_prompt)
         if error is not None:
             await choices.aclose()
             try:
                 raise error
             finally:
-                del error, outcomes  # the error has this frame
+                del error, outcomes  # breaks the cycle of the exception and this frame
         return choices
 
     @property
     def stats(self) -> GenerationStats:
         """Token counts of all answers together; each prompt counts once."""
-        first_stats = [answer.stats for answer in self.answers[:: self._per_prompt]]
+        first_stats = [answer.stats for answer in self.answers[:: self._n_per_prompt]]
         return GenerationStats(
             prompt_tokens=sum(stats.prompt_tokens for stats in first_stats),
             reused_tokens=sum(stats.reused_tokens for stats in first_stats),
@@ -49,7 +49,7 @@ class Choices:
         )
 
     async def events(self) -> AsyncGenerator[ChoiceEvent, None]:
-        """The pieces of all, as they come."""
+        """The events of all answers, as they come."""
         if len(self.answers) == 1:
             async for event in self.answers[0]:
                 yield 0, event
@@ -57,30 +57,30 @@ class Choices:
             return
         updates: asyncio.Queue[ChoiceEvent | Exception] = asyncio.Queue()
 
-        async def read(number: int, answer: ChatAnswer) -> None:
+        async def read(index: int, answer: ChatAnswer) -> None:
             try:
                 async for event in answer:
-                    updates.put_nowait((number, event))
-                updates.put_nowait((number, None))
-            except Exception as error:  # noqa: BLE001  # it is raised where the pieces are read
+                    updates.put_nowait((index, event))
+                updates.put_nowait((index, None))
+            except Exception as error:  # noqa: BLE001  # the loop below raises it
                 updates.put_nowait(error)
 
         self._readers = [
             asyncio.create_task(read(i, answer)) for i, answer in enumerate(self.answers)
         ]
-        left = len(self.answers)
-        while left:
+        n_unfinished = len(self.answers)
+        while n_unfinished:
             update = await updates.get()
             if isinstance(update, Exception):
                 try:
                     raise update
                 finally:
-                    del update  # the error has this frame
-            left -= update[1] is None
+                    del update  # breaks the cycle of the exception and this frame
+            n_unfinished -= update[1] is None
             yield update
 
     async def aclose(self) -> None:
-        """End the answers."""
+        """End all answers."""
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)

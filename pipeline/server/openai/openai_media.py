@@ -1,4 +1,4 @@
-"""OpenAI's messages as the service takes them, with what they show."""
+"""Converts OpenAI's messages to the service's, with their media read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reellama.pipeline.server.service import Service
 
 
 async def read_messages(messages: Sequence[ChatMessage], service: Service) -> list[ServiceMessage]:
-    """The service's messages. Raises MediaError for an address that cannot or may not be read."""
+    """The service's messages. Raises MediaError for media that cannot or may not be read."""
     return [
         ServiceMessage(
             "system" if message.role == "developer" else message.role,

@@ -1,7 +1,7 @@
 """Parts of messages in OpenAI's protocols: texts, pictures, videos and files.
 
-Chat completions and responses write them in different shapes, and both are taken in both. What
-`VideoFields` has may stand beside `type` in each of them; `input_video` is a part of our own, a
+Chat completions and responses have different shapes of parts; both APIs accept all of them.
+Extensions are the fields of `VideoFields` in each part, and the part `input_video`, a
 `MediaReference`.
 """
 
@@ -15,14 +15,14 @@ from reellama.pipeline.server.media.media_references import MediaReference, Vide
 
 
 class TextPart(BaseModel):
-    """A part of a message that is text."""
+    """A part of text."""
 
     type: Literal["text", "input_text", "output_text"]
     text: str
 
 
 class RefusalPart(BaseModel):
-    """A part of an assistant's message that says why it does not answer."""
+    """A part in which the assistant refuses to answer."""
 
     type: Literal["refusal"]
     refusal: str
@@ -37,10 +37,10 @@ WordsPart = TextPart | RefusalPart
 
 
 class _MediaPart(VideoFields):
-    """A part with a picture or video. Its reference is made at once, so that errors come early."""
+    """A part with a picture or video. Validation makes its reference, to find errors early."""
 
     def reference(self) -> MediaReference:
-        """The media reference."""
+        """The part as a media reference."""
         raise NotImplementedError
 
     @model_validator(mode="after")
@@ -55,13 +55,13 @@ class _MediaPart(VideoFields):
 
 
 class MediaLocation(BaseModel):
-    """Where a picture or a video is: a data URL, or a URL or file that the settings allow."""
+    """The URL of a picture or video: data:, or one that the settings allow."""
 
     url: str
 
 
 class ImageURL(_MediaPart):
-    """A picture by its address."""
+    """A picture by its URL."""
 
     type: Literal["image_url"]
     image_url: MediaLocation | str
@@ -72,7 +72,7 @@ class ImageURL(_MediaPart):
 
 
 class VideoURL(_MediaPart):
-    """A video by its address."""
+    """A video by its URL."""
 
     type: Literal["video_url"]
     video_url: MediaLocation | str
@@ -83,7 +83,7 @@ class VideoURL(_MediaPart):
 
 
 class FileLocation(BaseModel):
-    """A file that was sent to /v1/files, or its bytes."""
+    """The id of an uploaded file, or the bytes of a file."""
 
     file_id: str | None = None
     file_data: str | None = None

@@ -1,4 +1,4 @@
-"""What OpenAI's clients get: answers, their pieces in a stream, probabilities and errors."""
+"""Replies of OpenAI's API: answers, chunks of a stream, log-probabilities and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ERROR_CODES = {413: "request_too_large", 503: "server_overloaded"}
 
 
 class ReplyFrame:
-    """The frame of one answer: its id, time and model, the same in every piece of a stream."""
+    """Makes the replies of one request, all with the same id, time and model."""
 
     def __init__(self, kind: Kind, model: str):
         self.kind = kind
@@ -37,7 +37,7 @@ class ReplyFrame:
         }
 
     def whole(self, choices: Sequence[dict[str, Any]], stats: GenerationStats) -> dict[str, Any]:
-        """The answer in one piece."""
+        """The whole reply."""
         return {
             **self.frame,
             "object": self.kind,
@@ -45,8 +45,8 @@ class ReplyFrame:
             "usage": usage(stats),
         }
 
-    def piece(self, choice: dict[str, Any] | None) -> dict[str, Any]:
-        """A piece of a stream; without a choice it is the last one, which carries the usage."""
+    def chunk(self, choice: dict[str, Any] | None) -> dict[str, Any]:
+        """A chunk of a stream; the one without a choice is the last, for the usage."""
         kind = "chat.completion.chunk" if self.kind == "chat.completion" else self.kind
         choices = [] if choice is None else [{"finish_reason": None, **choice}]
         return {**self.frame, "object": kind, "choices": choices}
@@ -54,12 +54,12 @@ class ReplyFrame:
 
 @cache
 def _fingerprint() -> str:
-    """Answers to the same seed may differ between versions of these two. Slow: files are read."""
+    """The versions on which answers to the same seed depend. Cached: files are read for them."""
     return f"fp_{version('reellama')}_{version('llama-cpp-python')}"
 
 
 def message(events: Sequence[AnswerEvent]) -> dict[str, Any]:
-    """An assistant's message, of all its pieces."""
+    """The assistant's message of all events of an answer."""
     calls: dict[int, dict[str, Any]] = {}
     texts: list[str] = []
     reasoning: list[str] = []
@@ -79,7 +79,7 @@ def message(events: Sequence[AnswerEvent]) -> dict[str, Any]:
 
 
 def delta(events: Sequence[AnswerEvent]) -> dict[str, Any]:
-    """What one piece of a stream adds to the message; the first of a call has its id and name."""
+    """What events add to a streamed message; the first event of a call adds its id and name."""
     fields: dict[str, Any] = {}
     for event in events:
         if isinstance(event, CallDelta):
@@ -92,16 +92,16 @@ def delta(events: Sequence[AnswerEvent]) -> dict[str, Any]:
     return fields
 
 
-def _call(piece: CallDelta) -> dict[str, Any]:
-    return {"id": piece.id, "type": "function"}
+def _call(event: CallDelta) -> dict[str, Any]:
+    return {"id": event.id, "type": "function"}
 
 
-def _function(piece: CallDelta) -> dict[str, Any]:
-    return {"name": piece.name, "arguments": ""}
+def _function(event: CallDelta) -> dict[str, Any]:
+    return {"name": event.name, "arguments": ""}
 
 
 def text_tokens(events: Sequence[AnswerEvent]) -> list[Token]:
-    """The tokens of the words."""
+    """The tokens of the text, without those of reasoning and calls."""
     return [token for event in events if isinstance(event, TextDelta) for token in event.tokens]
 
 
@@ -115,12 +115,12 @@ def usage(stats: GenerationStats) -> dict[str, int]:
 
 
 def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:
-    """Each token's log probability, with the `n` likeliest ones there."""
+    """The log-probabilities of tokens, each with the `n` likeliest ones."""
     return {"content": [token_logprobs(token, n) for token in tokens], "refusal": None}
 
 
 def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[str, Any]:
-    """Log probabilities of a plain completion; `offset` characters are before the first token."""
+    """Log-probabilities of a completion; `offset`: characters before the first token."""
     offsets = []
     for token in tokens:
         offsets.append(offset)
@@ -142,7 +142,7 @@ def embeddings(
     model: str,
     n_tokens: int,
 ) -> dict[str, Any]:
-    """Vectors as lists of numbers, or as little-endian float32 in base64."""
+    """The reply with vectors, as lists of numbers or as little-endian float32 in base64."""
     return {
         "object": "list",
         "data": [
@@ -165,7 +165,7 @@ def _base64(vector: Sequence[float]) -> str:
 def error(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """An error in OpenAI's shape. `code`: what kind it is, where its status does not say so."""
+    """An error in OpenAI's shape. `code` overrides the one that follows from the status."""
     fallback = "server_error" if status >= 500 else "invalid_request_error"
     return {
         "error": {

@@ -43,7 +43,7 @@ from reellama.pipeline.server.replies.event_streams import EventStream, sse_even
 from reellama.pipeline.server.request_bodies.json_bodies import invalid_parameter_message, json_body
 from reellama.pipeline.server.service import Service
 
-# A choice without its finish_reason, from the pieces of an answer and the number of the choice.
+# Makes a choice without finish_reason from events of an answer and the index of the choice.
 Render = Callable[[list[AnswerEvent], int], dict[str, Any]]
 
 
@@ -51,19 +51,19 @@ class OpenAIRoute(APIRoute):
     """A route whose errors have OpenAI's shape."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, with what it raises turned into responses."""
+        """FastAPI's handler, with its exceptions turned into responses."""
         handle = super().get_route_handler()
 
         async def handler(request: Request) -> Response:
             try:
                 return await handle(request)
-            except RequestValidationError as error:  # of an address
+            except RequestValidationError as error:  # of a URL's parameters
                 return _error_response(400, invalid_parameter_message(error))
             except HTTPException as error:
                 return _error_response(error.status_code, str(error.detail))
             except ClientDisconnect:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is told and logged
+            except Exception as error:  # noqa: BLE001  # any error is logged and answered
                 headers, option = getattr(error, "headers", None), getattr(error, "option", None)
                 code = error.code if isinstance(error, ModelStoreError) else None
                 return _error_response(
@@ -78,7 +78,7 @@ router = APIRouter(prefix="/v1", route_class=OpenAIRoute, tags=["OpenAI"])
 
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """The models that answer here."""
+    """The models that clients can use."""
     service: Service = request.app.state.service
     models = await asyncio.to_thread(all_models, service.settings, service.store)
     data = [_model_entry(request, registered) for registered in models]
@@ -93,12 +93,12 @@ async def show_model(request: Request, name: str) -> dict[str, Any]:
     """One model."""
     service: Service = request.app.state.service
     registered = await asyncio.to_thread(look_up_model, name, service.settings, service.store)
-    return _model_entry(request, registered) | {"id": name}  # as it was asked for
+    return _model_entry(request, registered) | {"id": name}  # as requested
 
 
 @router.delete("/models/{name:path}")
 async def delete_model(request: Request, name: str) -> dict[str, Any]:
-    """Forget a model that a client made."""
+    """Delete a model that a client created."""
     service: Service = request.app.state.service
     await asyncio.to_thread(delete_stored_model, name, service.settings, service.store)
     return {"id": name, "object": "model", "deleted": True}
@@ -113,9 +113,10 @@ async def chat(
 
     async def ask() -> Choices:
         chat_request = body.to_chat(await read_messages(body.messages, service))
-        body.messages.clear()  # not kept, and searched for garbage, while the answer is written
-        works = [service.chat(body.model, chat_request, options) for options in body.choices()]
-        return await Choices.started(works, len(works))
+        body.messages.clear()  # frees them, also from garbage collections, before the answer
+        choices = body.choices()
+        answering = [service.chat(body.model, chat_request, options) for options in choices]
+        return await Choices.start(answering, len(choices))
 
     def message(events: list[AnswerEvent], _: int) -> dict[str, Any]:
         return {"message": replies.message(events), **logprobs(events)}
@@ -141,10 +142,10 @@ async def chat(
 async def complete(
     request: Request, body: Annotated[CompletionRequest, json_body(CompletionRequest)]
 ) -> Response | dict[str, Any]:
-    """What follows a text, or each of several."""
+    """Continue a text, or each of several."""
     service: Service = request.app.state.service
     echoed = [prompt if body.echo else "" for prompt in body.prompts for _ in body.choices()]
-    n_before = [len(str(text)) for text in echoed]  # characters of each choice so far
+    offsets = [len(str(text)) for text in echoed]  # characters of each choice so far
 
     async def answer(prompt: str | list[int], options: RequestOptions) -> ChatAnswer:
         generation = await service.complete(body.model, prompt, options, suffix=body.suffix or None)
@@ -152,24 +153,24 @@ async def complete(
 
     async def ask() -> Choices:
         choices = body.choices()
-        works = [answer(prompt, options) for prompt in body.prompts for options in choices]
-        return await Choices.started(works, len(choices))
+        answering = [answer(prompt, options) for prompt in body.prompts for options in choices]
+        return await Choices.start(answering, len(choices))
 
-    def piece(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
+    def chunk(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
         tokens, n = replies.text_tokens(events), body.logprobs
-        logprobs = None if n is None else replies.completion_logprobs(tokens, n, n_before[choice])
+        logprobs = None if n is None else replies.completion_logprobs(tokens, n, offsets[choice])
         text = "".join(token.text for token in tokens)
-        n_before[choice] += len(text)
+        offsets[choice] += len(text)
         return {"text": text, "logprobs": logprobs}
 
     def whole(events: list[AnswerEvent], choice: int) -> dict[str, Any]:
-        rendered = piece(events, choice)
+        rendered = chunk(events, choice)
         return rendered | {"text": f"{echoed[choice]}{rendered['text']}"}
 
     reply = replies.ReplyFrame("text_completion", body.model)
     if body.stream:
         openings = [{"text": text, "logprobs": None} if text else None for text in echoed]
-        return await _stream(request, body, reply, ask(), piece, openings)
+        return await _stream(request, body, reply, ask(), chunk, openings)
     return await _whole(request, reply, ask(), whole)
 
 
@@ -177,10 +178,10 @@ async def complete(
 async def embed(
     request: Request, body: Annotated[EmbeddingRequest, json_body(EmbeddingRequest)]
 ) -> dict[str, Any]:
-    """Texts as unit vectors."""
+    """Unit vectors for texts."""
     service: Service = request.app.state.service
-    work = service.embed(body.model, body.texts, keep_alive=body.keep_alive)
-    vectors, n_tokens = await cancel_on_disconnect(request, work)
+    embedding = service.embed(body.model, body.texts, keep_alive=body.keep_alive)
+    vectors, n_tokens = await cancel_on_disconnect(request, embedding)
     if body.dimensions:
         if body.dimensions > len(vectors[0]):
             raise ReellamaError(f"{body.model} makes {len(vectors[0])} dimensions, not more")
@@ -191,10 +192,10 @@ async def embed(
 async def _whole(
     request: Request,
     reply: replies.ReplyFrame,
-    work: Coroutine[Any, Any, Choices],
+    asking: Coroutine[Any, Any, Choices],
     render: Render,
 ) -> dict[str, Any]:
-    events, choices = await cancel_on_disconnect(request, _finish(work))
+    events, choices = await cancel_on_disconnect(request, _finish(asking))
     rendered = [
         render(events[i], i) | {"finish_reason": answer.finish_reason}
         for i, answer in enumerate(choices.answers)
@@ -202,8 +203,9 @@ async def _whole(
     return reply.whole(rendered, choices.stats)
 
 
-async def _finish(work: Coroutine[Any, Any, Choices]) -> tuple[list[list[AnswerEvent]], Choices]:
-    async with aclosing(await work) as choices:
+async def _finish(asking: Coroutine[Any, Any, Choices]) -> tuple[list[list[AnswerEvent]], Choices]:
+    """The events of each choice."""
+    async with aclosing(await asking) as choices:
         events: list[list[AnswerEvent]] = [[] for _ in choices.answers]
         async for i, event in choices.events():
             events[i] += [event] if event is not None else []
@@ -214,22 +216,22 @@ async def _stream(
     request: Request,
     body: OpenAIGenerationRequest,
     reply: replies.ReplyFrame,
-    work: Coroutine[Any, Any, Choices],
+    asking: Coroutine[Any, Any, Choices],
     render: Render,
     openings: Sequence[dict[str, Any] | None],
 ) -> Response:
-    choices, events = await cancel_on_disconnect(request, start_stream(work, Choices.events))
-    pieces = _pieces(choices, events, render, openings)
-    return EventStream(choices, _sse_events(choices, pieces, reply, body.include_usage))
+    choices, events = await cancel_on_disconnect(request, start_stream(asking, Choices.events))
+    rendered = _rendered_events(choices, events, render, openings)
+    return EventStream(choices, _sse_events(choices, rendered, reply, body.include_usage))
 
 
-async def _pieces(
+async def _rendered_events(
     choices: Choices,
     events: AsyncIterator[ChoiceEvent],
     render: Render,
     openings: Sequence[dict[str, Any] | None],
 ) -> AsyncIterator[dict[str, Any]]:
-    """The pieces of a stream: of each choice its opening, all of it, and nothing but its end."""
+    """The choices of a stream's chunks: the openings, the events, and an end for each choice."""
     for i, opening in enumerate(openings):
         if opening is not None:
             yield {"index": i, **opening}
@@ -243,29 +245,29 @@ async def _pieces(
 
 async def _sse_events(
     choices: Choices,
-    pieces: AsyncIterator[dict[str, Any]],
+    rendered: AsyncIterator[dict[str, Any]],
     reply: replies.ReplyFrame,
     include_usage: bool,
 ) -> AsyncIterator[str]:
     usage: dict[str, Any] = {"usage": None} if include_usage else {}
     try:
-        async for piece in pieces:
-            yield sse_event(reply.piece(piece) | usage)
-    except Exception as error:  # noqa: BLE001  # the status is long sent
+        async for choice in rendered:
+            yield sse_event(reply.chunk(choice) | usage)
+    except Exception as error:  # noqa: BLE001  # the status was sent already
         yield sse_event(replies.error(*status_and_message(error)))
         return
     if include_usage:
-        yield sse_event(reply.piece(None) | {"usage": replies.usage(choices.stats)})
+        yield sse_event(reply.chunk(None) | {"usage": replies.usage(choices.stats)})
     yield replies.DONE_EVENT
 
 
 def _model_entry(request: Request, registered: RegisteredModel) -> dict[str, Any]:
-    made = datetime.fromisoformat(registered.modified_at)
+    modified_at = datetime.fromisoformat(registered.modified_at)
     name = short_name(registered.manifest.name)
     if ANTHROPIC_HEADER in request.headers:
-        date = made.astimezone(timezone.utc).isoformat()
+        date = modified_at.astimezone(timezone.utc).isoformat()
         return {"type": "model", "id": name, "display_name": name, "created_at": date}
-    created = int(made.timestamp())
+    created = int(modified_at.timestamp())
     return {"id": name, "object": "model", "created": created, "owned_by": "reellama"}
 
 

@@ -1,7 +1,7 @@
-"""What OpenAI's clients send: requests as pydantic models, and the options that they ask for.
+"""The requests of OpenAI's API: chat completions, completions and embeddings.
 
-Fields that change nothing here (user, metadata, store, ...) are accepted and ignored. Those that
-would change the answer and cannot be done are refused.
+Fields that have no effect here (user, metadata, store, ...) are ignored. Unsupported fields that
+would change the answer are refused.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from reellama.pipeline.server.openai.openai_parts import (
 from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
 
 MAX_CHOICES = 16  # answers to one request
-MAX_ID_DIGITS = 9  # digits of a token's id
+MAX_ID_DIGITS = 9  # of a token id
 MAX_INPUTS = 2048  # texts of one request for embeddings, as in OpenAI's API
-NO_EFFORT = ("none", "minimal")  # levels of reasoning that are none
-COMPLETION_TOKENS = 16  # what OpenAI's completions write when max_tokens is not given
+NO_EFFORT = ("none", "minimal")  # values of reasoning_effort without reasoning
+COMPLETION_TOKENS = 16  # OpenAI's default of max_tokens for completions
 
 
 class FunctionCall(BaseModel):
-    """Which tool was called; `arguments` come as JSON text."""
+    """The tool that was called; `arguments` are JSON text."""
 
     name: str
     arguments: CallArguments = Field(default_factory=dict)
@@ -66,12 +66,12 @@ class ChatMessage(PartsMessage):
     tool_calls: list[MessageToolCall] | None = None
     tool_call_id: str | None = None
     name: str | None = None
-    # What DeepSeek's API, vLLM and llama.cpp call what an assistant thought; OpenAI shows nothing.
+    # The name of reasoning in DeepSeek's API, vLLM and llama.cpp; OpenAI's API has no such field.
     reasoning_content: str | None = None
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
-        """The calls of tools."""
+        """The tool calls."""
         return tuple(
             tool_call_from(call.function.name, call.function.arguments, call.id)
             for call in self.tool_calls or ()
@@ -79,7 +79,7 @@ class ChatMessage(PartsMessage):
 
 
 class JSONSchema(BaseModel):
-    """The schema that an answer must follow; its name and strictness change nothing here."""
+    """The schema that an answer must follow; its name and strictness are ignored."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -112,7 +112,7 @@ class StreamOptions(BaseModel):
 
 
 def _check_max_tokens(n: int) -> int:
-    """-1, as llama.cpp's server takes it, is no limit."""
+    """Allow also -1, which means no limit as in llama.cpp's server."""
     if n < 1 and n != NO_LIMIT:
         raise ValueError(f"an answer has at least 1 token, not {n}; for no limit give {NO_LIMIT}")
     return n
@@ -122,11 +122,11 @@ MaxTokens = Annotated[int, AfterValidator(_check_max_tokens)]
 
 
 class OpenAIGenerationRequest(BaseModel):
-    """What chat and plain completions have in common.
+    """The common fields of chat completions and completions.
 
-    A sampling option that is not given is that of `Sampling`: the likeliest token, repeatably.
-    llama.cpp's own samplers (top_k, min_p, ...) are taken as well, what `VideoOptions` has, and
-    Ollama's `keep_alive`. Bounds are those of `requested_sampling`, as in Ollama's protocol.
+    Sampling options default to those of `Sampling`: the likeliest token, repeatably. Extensions are
+    llama.cpp's samplers (top_k, min_p, ...), `VIDEO_OPTIONS`, and Ollama's `keep_alive`. Bounds are
+    those of `requested_sampling`, as in Ollama's protocol.
     """
 
     model: str = Field(min_length=1)
@@ -180,7 +180,7 @@ class OpenAIGenerationRequest(BaseModel):
         raise NotImplementedError
 
     def choices(self) -> list[RequestOptions]:
-        """The options of each of the `n` answers to a prompt: a seed is another one for each."""
+        """The options of each of the `n` answers to a prompt, which have different seeds."""
         first = self.options()
         choices = [first]
         for i in range(1, self.n or 1):
@@ -192,11 +192,11 @@ class OpenAIGenerationRequest(BaseModel):
         return choices
 
     def video(self) -> VideoOptions:
-        """How its videos are read. Raises ReellamaError for a value out of range."""
+        """The video options. Raises ReellamaError for a value out of range."""
         return video_options(self.model_dump(include={*VIDEO_OPTIONS}))
 
     def token_sampling(self) -> Sampling:
-        """How tokens are chosen. Raises SamplingError for a value out of range."""
+        """The sampling options. Raises SamplingError for a value out of range."""
         bias = tuple((int(token), value) for token, value in (self.logit_bias or {}).items())
         return replace(
             requested_sampling(self.model_dump(include={*SAMPLING_OPTIONS})), logit_bias=bias
@@ -260,7 +260,7 @@ class CompletionRequest(OpenAIGenerationRequest):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """The texts that are gone on from, or their tokens."""
+        """The prompts, each a text or token ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -290,7 +290,7 @@ class CompletionRequest(OpenAIGenerationRequest):
 
 
 class EmbeddingRequest(BaseModel):
-    """POST /v1/embeddings: one text or several, each as text or as ids of this model's tokens."""
+    """POST /v1/embeddings: one text or several, each as text or as token ids."""
 
     model: str = Field(min_length=1)
     input: str | list[str] | list[int] | list[list[int]]
@@ -311,7 +311,7 @@ class EmbeddingRequest(BaseModel):
 
     @property
     def texts(self) -> list[str | list[int]]:
-        """The texts, or the tokens of each."""
+        """The texts, each as text or token ids."""
         if isinstance(self.input, str):
             return [self.input]
         if self.input and isinstance(self.input[0], int):

@@ -1,1 +1,1 @@
-"""OpenAI's responses, which the server remembers."""
+"""OpenAI's Responses API, whose responses the server stores."""

@@ -1,6 +1,6 @@
-"""Responses that clients go on from: in a folder, within a limit; the oldest make room.
+"""Stores responses, which later requests may continue; the oldest are removed for new ones.
 
-responses/ID.json    the response, and the items that it answered
+responses/ID.json    the response, and the items of its request
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 
 RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
-MAX_TURNS = 1000  # of a conversation
+MAX_TURNS = 1000  # of one conversation
 
 
 class ResponseStoreError(ReellamaError):
-    """A response that is not there; `status` is HTTP's."""
+    """A response that does not exist; `status` is HTTP's."""
 
     status = 404
 
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """A response, what it answered, and the response that this went on from."""
+    """A response, the items of its request, and the id of the response that it continued."""
 
     response: dict[str, Any]
     items: list[dict[str, Any]]
@@ -41,32 +41,32 @@ class ResponseStore:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
 
     @staticmethod
     def new_id() -> str:
-        """An id that no response has."""
+        """A new id."""
         return f"resp_{uuid.uuid4().hex}"
 
     def put(self, id_: str, response: StoredResponse) -> None:
-        """Keep a response; one that is larger than the limit is not kept."""
+        """Store a response, unless it is larger than the limit."""
         text = json.dumps(asdict(response))
-        with self._writing, suppress(OSError):
+        with self._write_lock, suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            left = self.limit - len(text)
-            if left < 0:
+            max_used = self.limit - len(text)
+            if max_used < 0:
                 return
             dated = [(path.stat(), path) for path in self.folder.glob("resp_*.json")]
             used = sum(stat.st_size for stat, _ in dated)
             for stat, path in sorted(dated, key=lambda pair: pair[0].st_mtime):
-                if used <= left:
+                if used <= max_used:
                     break
                 path.unlink(missing_ok=True)
                 used -= stat.st_size
             write_atomically(self._path(id_), text)
 
     def get(self, id_: str) -> StoredResponse:
-        """The response of this id. Raises ResponseStoreError where there is none any more."""
+        """The response of this id. Raises ResponseStoreError if there is none."""
         with suppress(OSError, ValueError, TypeError):
             if RESPONSE_ID.fullmatch(id_):
                 return StoredResponse(**json.loads(self._path(id_).read_text(encoding="utf-8")))
@@ -76,7 +76,7 @@ class ResponseStore:
         )
 
     def conversation(self, id_: str | None) -> list[dict[str, Any]]:
-        """The items of a conversation up to a response and with it. Raises like `get`."""
+        """The items of a conversation, up to and with a response. Raises like `get`."""
         turns: list[list[dict[str, Any]]] = []
         while id_ is not None:
             if len(turns) >= MAX_TURNS:
@@ -87,7 +87,7 @@ class ResponseStore:
         return [item for turn in reversed(turns) for item in turn]
 
     def delete(self, id_: str) -> None:
-        """Forget a response. Raises like `get`."""
+        """Delete a response. Raises like `get`."""
         self.get(id_)
         self._path(id_).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What OpenAI's clients get of /v1/responses: whole responses, and the events of a stream."""
+"""Replies of the Responses API: whole responses, and the events of a stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reellama.pipeline.server.responses.responses_schemas import ResponsesReques
 
 PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}
 TYPES = {"text": "message", "reasoning": "reasoning", "call": "function_call"}
-# Events of the text of a block: its deltas, and its end.
+# Prefixes of the events of a block's text.
 EVENTS = {
     "text": "response.output_text",
     "reasoning": "response.reasoning_text",
@@ -26,7 +26,7 @@ EVENTS = {
 
 
 class ResponseReply:
-    """One response as it grows: its id, time and what was asked are in all of its forms."""
+    """Makes the objects of one response, in all of which id, time and request are the same."""
 
     def __init__(self, id_: str, body: ResponsesRequest) -> None:
         self.id, self.body = id_, body
@@ -36,9 +36,9 @@ class ResponseReply:
     def snapshot(
         self, status: str, output: list[dict[str, Any]], stats: GenerationStats | None = None
     ) -> dict[str, Any]:
-        """The response as it is now."""
+        """The response with this status and output."""
         body = self.body
-        cut = status == "incomplete"
+        is_incomplete = status == "incomplete"
         return {
             "id": self.id,
             "object": "response",
@@ -46,7 +46,7 @@ class ResponseReply:
             "status": status,
             "background": False,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if is_incomplete else None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
             "model": body.model,
@@ -91,7 +91,7 @@ class ResponseReply:
         return {**item, "role": "assistant", "content": content}
 
     def part(self, block: AnswerBlock, *, empty: bool = False) -> dict[str, Any]:
-        """The content part of a block; there is one."""
+        """The only content part of a block."""
         text = "" if empty else block.text
         if block.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
@@ -101,14 +101,14 @@ class ResponseReply:
         return part
 
     def logprobs(self, tokens: list[Token] | tuple[Token, ...]) -> list[dict[str, Any]]:
-        """How likely tokens were."""
+        """The log-probabilities of tokens."""
         return [token_logprobs(token, self.body.top_logprobs or 0) for token in tokens]
 
 
 async def response_events(
     reply: ResponseReply, events: AsyncIterator[BlockEvent], answer: ChatAnswer
 ) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """The events of a stream, numbered, but for the last one, which holds the whole response."""
+    """The numbered events of a stream; the last one has the whole response."""
     numbers = count()
 
     def numbered(name: str, /, **data: Any) -> tuple[str, dict[str, Any]]:
@@ -147,7 +147,7 @@ async def response_events(
 
 
 def failure(reply: ResponseReply, number: int, message: str) -> tuple[str, dict[str, Any]]:
-    """The event that ends a stream that failed."""
+    """The event that ends a failed stream."""
     error = {"code": "server_error", "message": message}
     response = reply.snapshot("failed", []) | {"error": error}
     data = {"type": "response.failed", "sequence_number": number, "response": response}

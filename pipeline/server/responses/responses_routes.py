@@ -1,4 +1,4 @@
-"""/v1/responses: answers that the server remembers, so that a client sends what is new alone."""
+"""/v1/responses: the server stores responses, so that clients need only send new items."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ router = APIRouter(prefix="/v1/responses", route_class=OpenAIRoute, tags=["respo
 async def respond(
     request: Request, body: Annotated[ResponsesRequest, json_body(ResponsesRequest)]
 ) -> Response | dict[str, Any]:
-    """The next answer of a conversation, which may be one that is remembered."""
+    """The next response of a conversation, whose earlier items may be stored."""
     service: Service = request.app.state.service
     reply = ResponseReply(ResponseStore.new_id(), body)
 
     async def ask() -> ChatAnswer:
-        return await service.chat(body.model, await _chat(service, body), body.options())
+        return await service.chat(body.model, await _read_chat(service, body), body.options())
 
     if body.stream:
         answer, events = await cancel_on_disconnect(request, start_stream(ask(), block_events))
-        return EventStream(answer, _streamed(service, reply, events, answer))
+        return EventStream(answer, _sse_events(service, reply, events, answer))
     blocks, answer = await cancel_on_disconnect(request, _finish(ask()))
     response = reply.finished(blocks, answer)
-    await _keep(service, body, response)
+    await _store(service, body, response)
     return response
 
 
@@ -73,11 +73,12 @@ async def respond(
 async def count_input_tokens(
     request: Request, body: Annotated[ResponsesRequest, json_body(ResponsesRequest)]
 ) -> dict[str, Any]:
-    """How many tokens a conversation is, its videos and what is remembered among them."""
+    """How many tokens a conversation takes, with its videos and stored items."""
     service: Service = request.app.state.service
 
     async def count() -> int:
-        return await service.count_tokens(body.model, await _chat(service, body), body.options())
+        chat = await _read_chat(service, body)
+        return await service.count_tokens(body.model, chat, body.options())
 
     n_tokens = await cancel_on_disconnect(request, count())
     return {"object": "response.input_tokens", "input_tokens": n_tokens}
@@ -85,7 +86,7 @@ async def count_input_tokens(
 
 @router.get("/{id_}")
 async def show_response(request: Request, id_: str) -> dict[str, Any]:
-    """A response that is remembered."""
+    """A stored response."""
     return (await asyncio.to_thread(_responses(request).get, id_)).response
 
 
@@ -97,7 +98,7 @@ async def list_input_items(
     order: str = Query("desc", pattern="^(asc|desc)$"),
     after: str | None = None,
 ) -> dict[str, Any]:
-    """What a response answered, a page of it."""
+    """A page of the items of a response's request."""
     stored = await asyncio.to_thread(_responses(request).get, id_)
     items = [{"id": f"{id_}-{i}", **item} for i, item in enumerate(stored.items)]
     if order == "desc":
@@ -116,7 +117,7 @@ async def list_input_items(
 
 @router.delete("/{id_}")
 async def delete_response(request: Request, id_: str) -> dict[str, Any]:
-    """Forget a response."""
+    """Delete a response."""
     await asyncio.to_thread(_responses(request).delete, id_)
     return {"id": id_, "object": "response", "deleted": True}
 
@@ -125,9 +126,10 @@ def _responses(request: Request) -> ResponseStore:
     return request.app.state.service.responses
 
 
-async def _chat(service: Service, body: ResponsesRequest) -> ChatRequest:
+async def _read_chat(service: Service, body: ResponsesRequest) -> ChatRequest:
+    """The chat of a request, with its stored items, and its media read."""
     earlier = await asyncio.to_thread(service.responses.conversation, body.previous_response_id)
-    items = await asyncio.to_thread(_parsed, [*earlier, *body.own_items])
+    items = await asyncio.to_thread(_parse_items, [*earlier, *body.own_items])
     media = [
         await read_media(item.media, service.settings, service.files)
         if isinstance(item, MessageItem | FunctionCallOutputItem)
@@ -137,7 +139,7 @@ async def _chat(service: Service, body: ResponsesRequest) -> ChatRequest:
     return body.to_chat(as_messages(items, media))
 
 
-def _parsed(items: list[dict[str, Any]]) -> list[Item]:
+def _parse_items(items: list[dict[str, Any]]) -> list[Item]:
     """The items of a conversation. Raises InvalidBody."""
     if not items:
         raise InvalidBody("input: say something", "input")
@@ -157,12 +159,14 @@ def _n_objects(item: dict[str, Any]) -> int:
     return 1 + sum(len(part) for part in item.values() if isinstance(part, list))
 
 
-async def _finish(work: Coroutine[Any, Any, ChatAnswer]) -> tuple[list[AnswerBlock], ChatAnswer]:
-    async with aclosing(await work) as answer:
+async def _finish(
+    asking: Coroutine[Any, Any, ChatAnswer],
+) -> tuple[list[AnswerBlock], ChatAnswer]:
+    async with aclosing(await asking) as answer:
         return await whole_blocks(answer), answer
 
 
-async def _streamed(
+async def _sse_events(
     service: Service,
     reply: ResponseReply,
     events: AsyncIterator[BlockEvent],
@@ -173,14 +177,14 @@ async def _streamed(
         async for name, data in response_events(reply, events, answer):
             number = data["sequence_number"]
             if name in ("response.completed", "response.incomplete"):
-                await _keep(service, reply.body, data["response"])
+                await _store(service, reply.body, data["response"])
             yield sse_event(data, name)
-    except Exception as error:  # noqa: BLE001  # the status is long sent
+    except Exception as error:  # noqa: BLE001  # the status was sent already
         name, data = failure(reply, number + 1, status_and_message(error)[1])
         yield sse_event(data, name)
 
 
-async def _keep(service: Service, body: ResponsesRequest, response: dict[str, Any]) -> None:
+async def _store(service: Service, body: ResponsesRequest, response: dict[str, Any]) -> None:
     if body.store is not False:
         stored = StoredResponse(response, body.own_items, body.previous_response_id)
         await asyncio.to_thread(service.responses.put, response["id"], stored)

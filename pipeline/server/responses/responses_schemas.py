@@ -1,7 +1,6 @@
-"""What OpenAI's clients send to /v1/responses, and the chat that it means.
+"""The requests of the Responses API (https://platform.openai.com/docs/api-reference/responses).
 
-https://platform.openai.com/docs/api-reference/responses. What asks for things that are not here
-(tools that the server would run, conversations, answers in the background) is refused.
+Requests for unsupported features (built-in tools, conversations, background responses) are refused.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class MessageItem(PartsMessage):
 
 
 class FunctionCallItem(BaseModel):
-    """A call of a tool; its arguments come as JSON text."""
+    """A tool call; its arguments are JSON text."""
 
     type: Literal["function_call"]
     call_id: str
@@ -65,7 +64,7 @@ class FunctionCallItem(BaseModel):
 
 
 class FunctionCallOutputItem(BaseModel):
-    """The result of a call."""
+    """The result of a tool call."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -73,17 +72,17 @@ class FunctionCallOutputItem(BaseModel):
 
     @property
     def text(self) -> str:
-        """The text."""
+        """The text of the result."""
         return parts_text(self.output) if isinstance(self.output, list) else self.output
 
     @property
     def media(self) -> list[MediaReference]:
-        """The media references."""
+        """The pictures and videos of the result."""
         return parts_media(self.output) if isinstance(self.output, list) else []
 
 
 class ReasoningText(BaseModel):
-    """A piece of reasoning."""
+    """A part of the reasoning."""
 
     type: str
     text: str
@@ -127,7 +126,7 @@ class InputItems(BaseModel):
 
 
 class FunctionTool(BaseModel):
-    """A tool of the client's."""
+    """A tool of the client."""
 
     type: Literal["function"]
     name: str
@@ -137,7 +136,7 @@ class FunctionTool(BaseModel):
 
     @property
     def definition(self) -> dict[str, Any]:
-        """The tool in the form of chat completions, which chat templates know."""
+        """The tool in the form of chat completions, which chat templates take."""
         description = {"description": self.description} if self.description else {}
         function = {"name": self.name, **description, "parameters": self.parameters or {}}
         return {"type": "function", "function": function}
@@ -175,7 +174,7 @@ class TextFormat(BaseModel):
 
 
 class TextOptions(BaseModel):
-    """The form of the answer's text."""
+    """Options of the answer's text."""
 
     format: TextFormat = Field(default_factory=lambda: TextFormat.model_validate({}))
 
@@ -186,21 +185,21 @@ class TextOptions(BaseModel):
 
 
 class Reasoning(BaseModel):
-    """Whether the model is to think first, and how much."""
+    """Whether to think first, and how much."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     summary: str | None = None
 
     @property
     def level(self) -> Think:
-        """How much to think, as a level of `Think`."""
+        """The level of thinking."""
         levels: dict[str, Think] = {"none": False, "minimal": "low", "xhigh": "high"}
         effort = self.effort
         return None if effort is None else levels.get(effort, effort)  # type: ignore[arg-type]
 
 
 class ResponsesRequest(BaseModel):
-    """POST /v1/responses. Sampling that is not given is that of `Sampling`."""
+    """POST /v1/responses. Sampling options default to those of `Sampling`."""
 
     model: str = Field(min_length=1)
     input: str | list[dict[str, Any]]
@@ -257,7 +256,7 @@ class ResponsesRequest(BaseModel):
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether probabilities of tokens come with the words."""
+        """Whether the text comes with log-probabilities."""
         return bool(self.top_logprobs) or LOGPROBS in (self.include or ())
 
     def to_chat(self, messages: list[ServiceMessage]) -> ChatRequest:
@@ -294,34 +293,34 @@ class ResponsesRequest(BaseModel):
 def as_messages(
     items: Sequence[Item], media: Sequence[tuple[MediaItem, ...]]
 ) -> list[ServiceMessage]:
-    """The service's messages of a conversation's items, with the media of each item.
+    """The service's messages for a conversation's items, with the media of each item.
 
-    Calls, reasoning and words of the assistant that follow one another are one message.
+    Neighbouring reasoning, text and calls of the assistant become one message.
     """
     messages: list[ServiceMessage] = []
-    # Parts of the assistant's message that is being gathered.
-    reasoning, words, gathering = "", "", False
+    # Parts of the assistant's message that is being assembled.
+    reasoning, text, is_assembling = "", "", False
     calls: list[ToolCall] = []
 
     def finish() -> None:
-        nonlocal reasoning, words, calls, gathering
-        if gathering:
+        nonlocal reasoning, text, calls, is_assembling
+        if is_assembling:
             messages.append(
-                ServiceMessage("assistant", words, tool_calls=tuple(calls), reasoning=reasoning)
+                ServiceMessage("assistant", text, tool_calls=tuple(calls), reasoning=reasoning)
             )
-        reasoning, words, calls, gathering = "", "", [], False
+        reasoning, text, calls, is_assembling = "", "", [], False
 
     for item, own_media in zip(items, media, strict=True):
         if isinstance(item, ReasoningItem):
             finish()
-            reasoning, gathering = item.text, True
+            reasoning, is_assembling = item.text, True
         elif isinstance(item, FunctionCallItem):
             calls.append(item.call)
-            gathering = True
+            is_assembling = True
         elif isinstance(item, MessageItem) and item.role == "assistant":
-            if words or calls:
+            if text or calls:
                 finish()
-            words, gathering = item.text, True
+            text, is_assembling = item.text, True
         elif isinstance(item, FunctionCallOutputItem):
             finish()
             messages.append(ServiceMessage("tool", item.text, own_media, tool_call_id=item.call_id))
