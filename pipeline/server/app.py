@@ -69,9 +69,8 @@ def create_app(settings: Settings) -> FastAPI:
             sys.setswitchinterval(SWITCH_SECONDS)
             yield
             sys.setswitchinterval(before)
-            if (
-                settings.local_socket is not None
-            ):  # here, for uvicorn ends by the signal that it got
+            # Here, because uvicorn raises the signal again that has ended it.
+            if settings.local_socket is not None:
                 settings.local_socket.unlink(missing_ok=True)
             await service.close()
             app.state.bodies.close()

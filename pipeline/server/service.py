@@ -76,7 +76,7 @@ class Service:
         return self.models.loaded()
 
     def sweep(self) -> None:
-        """Remove what servers that were killed left in the store."""
+        """Remove what killed servers have left in the store."""
         self.store.sweep()
         self.files.sweep()
 

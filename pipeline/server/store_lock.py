@@ -1,4 +1,4 @@
-"""A store that several servers may use: one that is alone removes what killed ones left."""
+"""Locks the store, so that only a server that uses it alone removes abandoned files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def using_store(root: Path, sweep: Callable[[], None]) -> Iterator[None]:
-    """Use the store in the folder `root` until the block ends, or the process does.
+    """Hold a shared lock of the store in the folder `root`.
 
-    `sweep` removes what looks abandoned, and is called first. Another server may still use such
-    files, however old they are, so it is not called while one uses the store.
+    `sweep`, which removes abandoned files, is called first, unless another server uses the store:
+    that server may still need such files, however old they are.
     """
     with ExitStack() as opened:
         try:
@@ -21,14 +21,16 @@ def using_store(root: Path, sweep: Callable[[], None]) -> Iterator[None]:
             descriptor = os.open(root, os.O_RDONLY)
             opened.callback(os.close, descriptor)
             _lock_shared(descriptor, sweep)
-        except (OSError, ImportError):  # no lock for folders: on Windows, or of this file system
+        except (OSError, ImportError):  # Windows and some file systems cannot lock folders
             sweep()
         yield
 
 
 def _lock_shared(descriptor: int, when_alone: Callable[[], None]) -> None:
-    """Lock a folder together with others until it is closed; call `when_alone` first if there are
-    none. Raises OSError, or ImportError, where there are no such locks."""
+    """Take a shared lock of a folder; if no other process has one, call `when_alone` first.
+
+    Raises OSError or ImportError where folders cannot be locked.
+    """
     import fcntl
 
     try:
