@@ -20,7 +20,7 @@ MAX_ENTRIES = 256
 
 
 class ChatFormatCache:
-    """Chat formats by template. Templates that clients sent are probed in the sandbox."""
+    """Chat formats by template. One that may be a client's is probed in the sandbox."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -31,7 +31,7 @@ class ChatFormatCache:
         file: GGUFFile = registered.gguf
         source = template or registered.manifest.template or file.chat_template or ""
         key = (source, file.token("bos"), file.token("eos"))
-        if not (template or registered.manifest.template or registered.manifest.is_uploaded):
+        if registered.is_trusted and not (template or registered.manifest.template):
             return await asyncio.to_thread(chat_format_of, *key)
         if key not in self._entries:
             self._entries[key] = detect_chat_format(source, await self._probe(*key))

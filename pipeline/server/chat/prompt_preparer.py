@@ -54,8 +54,8 @@ MESSAGE_OVERHEAD_CHARACTERS = 100  # about what a template writes around a messa
 class PromptPreparer:
     """Prepares prompts for a loaded model. Belongs to one event loop.
 
-    bundle_name: that of the server's bundle, for errors. sandbox: processes the templates and
-    schemas of clients.
+    bundle_name: that of the server's bundle, for errors. sandbox: processes templates and schemas
+    that may be a client's.
     """
 
     def __init__(self, bundle_name: str, media_encoder: MediaEncoder, sandbox: Sandbox) -> None:
@@ -198,8 +198,8 @@ class PromptPreparer:
     ) -> FittedConversation:
         """Render and tokenize a conversation, without the oldest turns that do not fit.
 
-        The template of a GGUF on this machine is trusted. A template that a client sent, also in a
-        GGUF that it uploaded, is rendered in the sandbox.
+        The template of the GGUF that the server was started with is trusted. All others are
+        rendered in the sandbox: clients send templates, and can have models pulled.
         """
         fit = partial(
             fit_conversation,
@@ -209,8 +209,7 @@ class PromptPreparer:
             keep_all=not options.truncate,
         )
         file, source = registered.gguf, template or registered.manifest.template
-        uploaded = file.chat_template if registered.manifest.is_uploaded else ""
-        if not (source or uploaded):
+        if registered.is_trusted and not source:
             trusted = rendering(ChatTemplate.from_gguf(file))
             size = sum(len(m.content) + MESSAGE_OVERHEAD_CHARACTERS for m, _ in conversation)
             return await self._tokenize_in_thread(
@@ -219,7 +218,7 @@ class PromptPreparer:
         bos, eos = file.token("bos"), file.token("eos")
 
         def fit_sandboxed(child: SandboxChild) -> FittedConversation:
-            untrusted = source or uploaded or ""
+            untrusted = source or file.chat_template or ""
             sandboxed = SandboxedTemplate(child, untrusted, bos, eos, strict=bool(source))
             with loaded.in_use():
                 return fit(loaded.batcher, rendering(sandboxed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,14 +40,15 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
     if manifest := store.get(name):
         bundle = _open_bundle(manifest.bundle) if manifest.bundle else server_bundle
         path = store.file(manifest.llm) if manifest.llm else _llm_path(settings, bundle)
-        return RegisteredModel(manifest.name, path, manifest, _if_width_fits(bundle, path))
+        bundle_or_none = _if_width_fits(bundle, path)
+        is_trusted = _is_served(path, settings, server_bundle)
+        return RegisteredModel(manifest.name, path, manifest, bundle_or_none, is_trusted)
     short = short_name(name)
     if short.lower() == server_bundle.name.lower():
         path = _llm_path(settings, server_bundle)
         manifest = Manifest(f"{server_bundle.name}:{DEFAULT_TAG}", system=server_bundle.system)
-        return RegisteredModel(
-            server_bundle.name, path, manifest, _if_width_fits(server_bundle, path)
-        )
+        bundle_or_none = _if_width_fits(server_bundle, path)
+        return RegisteredModel(server_bundle.name, path, manifest, bundle_or_none, is_trusted=True)
     try:
         if not _is_allowed(short, settings):
             raise GGUFError("a path outside of the folders that are allowed")
@@ -54,7 +56,8 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
     except GGUFError as error:
         raise model_not_found(name) from error
     bundle_or_none = _vision_bundle(path) or _if_width_fits(server_bundle, path)
-    return RegisteredModel(short, path, Manifest(name, llm=str(path)), bundle_or_none)
+    is_trusted = _is_served(path, settings, server_bundle)
+    return RegisteredModel(short, path, Manifest(name, llm=str(path)), bundle_or_none, is_trusted)
 
 
 def open_registered_bundle(settings: Settings) -> VideoBundle:
@@ -112,6 +115,13 @@ def _is_allowed(name: str, settings: Settings) -> bool:
 
 def _llm_path(settings: Settings, bundle: VideoBundle) -> Path:
     return find.resolve(settings.llm) if settings.llm else bundle.llm_path()
+
+
+def _is_served(path: Path, settings: Settings, bundle: VideoBundle) -> bool:
+    """Whether a GGUF is the one that the server was started with."""
+    with suppress(GGUFError, OSError):
+        return path.samefile(_llm_path(settings, bundle))
+    return False
 
 
 def _if_width_fits(bundle: VideoBundle, path: Path) -> VideoBundle | None:

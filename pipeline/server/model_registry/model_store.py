@@ -61,11 +61,6 @@ class Manifest:
         return hashlib.sha256(json.dumps(key_fields, sort_keys=True).encode()).hexdigest()
 
     @property
-    def is_uploaded(self) -> bool:
-        """Whether a client uploaded the GGUF."""
-        return DIGEST.fullmatch(self.llm) is not None
-
-    @property
     def blobs(self) -> set[str]:
         """Digests of the blobs that the manifest names."""
         return {name for name in (self.llm, *self.adapters) if DIGEST.fullmatch(name)}

@@ -31,12 +31,15 @@ class RegisteredModel:
         path: its GGUF, or the first part of it.
         manifest: its manifest in the store; for a bundle or a GGUF, an equivalent one.
         bundle: encodes pictures and videos; None if the model takes text alone.
+        is_trusted: whether its GGUF is the one that the server was started with. Clients can have
+            others pulled, and upload them.
     """
 
     service_name: str
     path: Path
     manifest: Manifest
     bundle: VideoBundle | None
+    is_trusted: bool = False
 
     @property
     def files(self) -> list[Path]:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from pydantic import BaseModel, ValidationError, field_validator
 
+from reellama.gguf_tools.editing.edit import edit
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.server.app import create_app
 from reellama.pipeline.server.chat.chat_request import ChatRequest, ServiceMessage
@@ -35,9 +36,15 @@ ENDLESS = {"type": "array", "items": {"enum": ["tick", "tock"]}, "minItems": 500
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose GGUFs may be asked for."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[str]:
     store = tmp_path_factory.mktemp("store")
-    with serving(n_ctx=512, n_parallel=2, store=store) as url:
+    with serving(n_ctx=512, n_parallel=2, store=store, allow_dirs=(models,)) as url:
         yield url
 
 
@@ -103,6 +110,19 @@ def test_an_invalid_request_is_refused_and_the_next_one_answered(url: str, name:
     assert reason in json.dumps(reply.json(), ensure_ascii=False)
     assert generate(url).json()["done"]
     assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
+
+
+def test_the_template_of_a_model_that_is_asked_for_by_name_is_rendered_in_a_child(
+    url: str, models: Path, tiny_llama: Path
+) -> None:
+    """Clients can have models pulled, so their templates may be anybody's."""
+    content = "{{ messages[0].content }}"
+    for name, template in (("good", content), ("bad", "{{ 'x ' * 2500000 }}" + content)):
+        edit(tiny_llama, models / f"{name}.gguf", template=template)
+    good, bad = (chat(url, model=str(models / f"{name}.gguf")) for name in ("good", "bad"))
+    assert good.status_code == 200, good.text
+    assert bad.status_code == 400, bad.text
+    assert "the template writes more than 4000000 characters" in bad.text
 
 
 def test_a_thread_that_computes_lets_others_go_on_soon(url: str) -> None:
