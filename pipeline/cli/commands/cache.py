@@ -50,7 +50,11 @@ def show() -> None:
 
 
 def clear() -> None:
-    """Remove all files. A command that runs meanwhile computes again what it does not find."""
+    """Remove all files.
+
+    A command that runs meanwhile computes again what it does not find; only one that was about to
+    load a merged LLM has to be repeated.
+    """
     files = [file for folder in FOLDERS for file in _files(folder)]
     for path, _ in files:
         path.unlink(missing_ok=True)

@@ -16,10 +16,8 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
-from reellama.models.cache_folders import ENCODED_FRAMES, KV_CACHE_STATES, TRUNK_FEATURES
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_encoder import VideoEncoder
@@ -31,7 +29,6 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
 from reellama.pipeline.video.video_file import VideoFile
-from tests.conftest import Result
 from tests.helpers.terminal import ROOT
 
 OPTIONS = VideoReadOptions(frames=3, max_side=128)
@@ -234,28 +231,6 @@ def test_processes_that_write_at_once_and_are_killed_leave_whole_entries(tmp_pat
         writer.stdout.close()
     for path in tmp_path.glob("[0-7].npz"):
         assert cache.read(path.stem) is not None
-
-
-def test_the_cache_is_shown_and_emptied(reellama: Callable[..., Result]) -> None:
-    ArrayCache(ENCODED_FRAMES).write("a", rows=np.zeros(10, np.float32))
-    ArrayCache(KV_CACHE_STATES).write("a", state=np.zeros(10, np.uint8))
-    TRUNK_FEATURES.mkdir()
-    np.save(TRUNK_FEATURES / "a.npy", np.zeros(10, np.float32))
-    shown = reellama("cache")
-    assert shown.status == 0 and "videos that were looked at" in shown.out
-    assert str(ENCODED_FRAMES) in shown.out and str(KV_CACHE_STATES) in shown.out
-    assert "1.0 GiB" in shown.out
-    assert str(MERGED_LLMS) in shown.out and "2.0 GiB" in shown.out
-    (KV_CACHE_STATES / "gone").symlink_to("nowhere")  # as what another command removes just now
-    assert reellama("cache").status == 0
-    (KV_CACHE_STATES / "gone").unlink()
-    cleared = reellama("cache", "clear")
-    assert cleared.status == 0 and "removed" in cleared.err
-    kept = (ENCODED_FRAMES, KV_CACHE_STATES, TRUNK_FEATURES)
-    assert not [file for folder in kept for file in folder.iterdir()]
-    assert reellama("cache", "clear").status == 0
-    wrong = reellama("cache", "burn")
-    assert wrong.status == 2 and "neither show nor clear" in wrong.err
 
 
 def test_the_llm_is_loaded_while_frames_are_read(
