@@ -1,4 +1,4 @@
-"""Arrays on disk by key: what was computed once and is wanted again, as a tower's embeddings are.
+"""A disk cache of NumPy arrays, such as the embeddings of a video's frames.
 
 cache = ArrayCache(folder, limit=1 << 30)
 cache.write(key, features=features)
@@ -17,22 +17,23 @@ import numpy as np
 from reellama.gguf_tools.atomic_write import mark_used, replacing
 from reellama.gguf_tools.errors import ReellamaError
 
-DISK_BYTES = 1 << 30
+DISK_BYTES = 1 << 30  # 1 GiB
 
 
 class ArrayCache:
-    """Named arrays of numbers in a folder, a `.npz` file for each key.
+    """Named arrays in a folder, one `.npz` file for each key. Processes may share the folder.
 
-    folder: made when there is first something to keep. limit: bytes of all files, at most; those
-    that were not asked for the longest go first. Any number of processes may share a folder.
+    Args:
+        folder: created by the first write.
+        limit: largest size of all files together, in bytes; the least recently used are removed.
     """
 
     def __init__(self, folder: Path, limit: int = DISK_BYTES) -> None:
         self.folder, self.limit = folder, limit
 
     def read(self, key: str) -> dict[str, np.ndarray] | None:
-        """The arrays of a key, None where there are none. A file that is damaged is removed: it
-        would stay so for ever."""
+        """The arrays of a key by name, or None. A damaged file is removed, so that the next write
+        replaces it."""
         path = self._path(key)
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -48,19 +49,19 @@ class ArrayCache:
         return arrays
 
     def write(self, key: str, **arrays: np.ndarray) -> None:
-        """Keep arrays. Where that fails the answer is just as good, only not kept."""
+        """Store finite arrays by name. A failure is ignored: the caller has the arrays already."""
         if sum(array.nbytes for array in arrays.values()) > self.limit:
             return
         with suppress(OSError, ReellamaError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with replacing(self._path(key)) as temporary, open(temporary, "wb") as file:
-                # `savez` takes the arrays by name, and has parameters of its own.
+                # mypy: a name in `arrays` might be one of savez's own parameters.
                 np.savez(file, **arrays)  # type: ignore[arg-type]
             mark_used(self._path(key))
             self._trim()
 
     def remove(self, key: str) -> None:
-        """Forget a key."""
+        """Remove the arrays of a key."""
         with suppress(OSError):
             self._path(key).unlink()
 
@@ -68,7 +69,7 @@ class ArrayCache:
         return self.folder / f"{key}.npz"
 
     def _trim(self) -> None:
-        """Remove the files that were not asked for the longest, down to the limit."""
+        """Remove the least recently used files until the others fit the limit."""
         files = []
         for path in self.folder.iterdir():
             with suppress(FileNotFoundError):  # another process trims as well

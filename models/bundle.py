@@ -1,14 +1,17 @@
 """A bundle: a folder with the tower, the projector and the settings that belong to one LLM.
 
-bundle.json             names of tower and LLM, prompts, frames, and the stages that trained it
+bundle.json             names of tower and LLM, prompts, number of frames, training stages
 projector.safetensors   the temporal projector's weights, fp16
-scores.json             what evaluations of it measured, if there were any
-labels.safetensors      token ids of the ImageNet class names, if the bundle uses labels
-concepts.safetensors    concepts of real footage and their soft tokens, fp16, if it knows any
-concepts.json           the words of the concepts
-tower/                  an open_clip folder, if the tower is the bundle's own
-graphs/                 what its networks compute, as ONNX without weights
-*.gguf                  LoRA adapters for the LLM, if bundle.json names them
+
+A bundle may also have:
+
+scores.json             results of its evaluations
+labels.safetensors      token ids of the ImageNet class names
+concepts.safetensors    weights of the concept model for real footage, fp16
+concepts.json           vocabulary of the concept model
+tower/                  the visual tower, an open_clip folder
+graphs/                 ONNX graphs of its networks, without weights
+*.gguf                  LoRA adapters for the LLM, named in bundle.json
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOption
 from reellama.models.vision import imagenet_labels
 from reellama.models.vision.imagenet_labels import ImageNetClassifier
 
-if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
+if TYPE_CHECKING:  # torch is imported late: answers do not need it
     from torch import Tensor
 
     from reellama.models.concepts.concept_model import ConceptModel
@@ -51,8 +54,8 @@ if TYPE_CHECKING:  # torch is imported where it is needed: answers need none
     from reellama.models.projector.temporal_projector import Projector
     from reellama.models.vision.encoder import Tower
 
-# Pixels on the longest side of a frame: more than any tower here takes, and 64 frames of 4K fit
-# into memory.
+# Pixels on the longest side of a decoded frame. Larger than the input of any tower here, and small
+# enough that 64 frames of a 4K video fit into memory.
 MAX_SIDE = 768
 BUNDLES = Path(__file__).parent / "bundles"
 SCORES, PROJECTOR, LABELS = "scores.json", "projector.safetensors", "labels.safetensors"
@@ -62,7 +65,7 @@ class Bundle:
     """A bundle in a folder; the tower and the projector are loaded when they are first needed.
 
     Attributes:
-        version: `version_of` the folder before anything in it was read. Caches of soft tokens use
+        version: `version_of` the folder before any file in it was read. Caches of soft tokens use
             it as a key, and store nothing once the bundle has `changed`.
     """
 
@@ -77,7 +80,7 @@ class Bundle:
         """Open a bundle by the name of one that comes with reellama, or by its folder.
 
         Raises:
-            BundleError: there is none, or it is broken.
+            BundleError: there is no such bundle, or its `bundle.json` is broken.
         """
         folder = find_bundle(name_or_path)
         version = version_of(folder)
@@ -85,7 +88,8 @@ class Bundle:
 
     @property
     def changed(self) -> bool:
-        """Whether files were written since it was opened: its weights may be of both versions."""
+        """Whether its files were written since it was opened. Its weights may then be a mix of
+        both versions."""
         return version_of(self.folder) != self.version
 
     @property
@@ -95,24 +99,24 @@ class Bundle:
 
     @property
     def tokens(self) -> int:
-        """Soft tokens of a video at most, ImageNet labels included."""
+        """Largest number of soft tokens of a video, ImageNet labels included."""
         label_tokens = imagenet_labels.N_TOKENS if (self.folder / LABELS).is_file() else 0
-        of_footage = self.config.concepts.tokens if self.config.concepts else 0
-        return max(self.config.projector.tokens, of_footage) + label_tokens
+        concept_tokens = self.config.concepts.tokens if self.config.concepts else 0
+        return max(self.config.projector.tokens, concept_tokens) + label_tokens
 
     @property
     def frames(self) -> int:
         """How many frames of a video are sampled by default."""
         return self.config.frames
 
-    joins_pictures = True  # pictures that come together are a clip, as it was trained on
+    joins_pictures = True  # several pictures in one message are frames of a clip, as in training
     max_side = MAX_SIDE
     languages = property(lambda self: self.config.known_languages)
-    reads_text = False  # its LLM learned one form of prompt, with nothing beside the video
+    reads_text = False  # training prompts had no text beside the video
 
     @property
     def warning(self) -> str:
-        """Which graphs could not be used."""
+        """Which graphs could not be used, and why; "" for none."""
         return self.networks.warning
 
     @property
@@ -122,15 +126,15 @@ class Bundle:
 
     @property
     def scores(self) -> dict[str, Any]:
-        """What evaluations measured, by the name that each was recorded under."""
+        """Results of evaluations, by the name of each evaluation."""
         path = self.folder / SCORES
         try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            scores = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            kept = {}
+            scores = {}
         except (OSError, ValueError) as error:
             raise BundleError(f"{path}: not the scores of a bundle: {error}") from error
-        return {**self.config.scores, **kept}
+        return {**self.config.scores, **scores}
 
     @property
     def describe(self) -> str:
@@ -138,9 +142,12 @@ class Bundle:
         return self.config.describe
 
     def footage_caveat(self, features: np.ndarray) -> str:
-        """What a person should know of its answers about a video with these features."""
-        tells_apart = self.config.concepts is not None and self._footage_classifier.has_weights
-        return self.config.footage_caveat if tells_apart and self.is_footage(features) else ""
+        """A caveat for users about answers on real footage; "" for other videos.
+
+        features: of the video, `[T, cells, channels]`.
+        """
+        can_classify = self.config.concepts is not None and self._footage_classifier.has_weights
+        return self.config.footage_caveat if can_classify and self.is_footage(features) else ""
 
     @property
     def lora(self) -> list[tuple[Path, float]]:
@@ -157,7 +164,7 @@ class Bundle:
         return self.config.name
 
     def check_llm(self, file: GGUFFile) -> None:
-        """Raise BundleError when the soft tokens do not fit the embeddings of an LLM."""
+        """Raise BundleError unless the soft tokens are as wide as the embeddings of an LLM."""
         if file.n_embd != self.n_embd:
             raise BundleError(
                 f"{file.path}: its embeddings have {file.n_embd} numbers, the bundle "
@@ -187,7 +194,7 @@ class Bundle:
     @cached_property
     def concepts(self) -> ConceptModel | None:
         """The concept model in torch, which makes the soft tokens of real footage; None in a bundle
-        whose projector makes all soft tokens."""
+        without one."""
         from reellama.models.torch_networks import load_concepts
 
         config = self.config.concepts
@@ -195,7 +202,7 @@ class Bundle:
 
     @cached_property
     def vocabulary(self) -> ConceptVocabulary:
-        """The words of the concepts, of a bundle that knows any."""
+        """The words of the concepts, in a bundle with a concept model."""
         return ConceptVocabulary.load(self.folder / VOCABULARY)
 
     @cached_property
@@ -206,10 +213,10 @@ class Bundle:
 
     @cached_property
     def word_ids(self) -> list[int]:
-        """The LLM's token of each row of the word mixture.
+        """The LLM's token id of each row of the word mixture.
 
-        Older bundles do not store them: there, the nearest by cosine, for training moves the rows
-        only a little.
+        Older bundles do not store the ids. There, the id of a row is that of the nearest token
+        embedding by cosine, since training moves the rows only a little.
         """
         if self.config.word_ids is not None:
             return list(self.config.word_ids)
@@ -221,7 +228,7 @@ class Bundle:
         return nearest_rows(rows, token_embeddings(self.llm_path()))
 
     def network_sources(self) -> dict[str, ClipPart | FeatureSource]:
-        """What may run in onnxruntime, by name: `open_network` says where each does run."""
+        """The networks that can run in onnxruntime, by name. `open_network` picks the runtime."""
         config = self.config
         sizes = config.projector.to_json()
         sources: list[ClipPart | FeatureSource] = [
@@ -244,17 +251,17 @@ class Bundle:
         return self.concepts.tokens
 
     def prepare(self) -> None:
-        """Load what `features` needs: in another thread, while frames are read."""
+        """Load the network of `features`. For a thread that runs while frames are decoded."""
         self.networks.session("tower")
 
     def prepare_projection(self, frames: Sequence[np.ndarray]) -> None:
-        """Load the network that `project` most likely needs for a video of such frames: in another
-        thread, while others are read and seen."""
+        """Load the network that `project` will most likely need, judged by the first frames of a
+        video. For a thread that runs while the other frames are decoded and encoded."""
         self.networks.session(self._projection(self.features(frames)))
 
     @property
     def encoder(self) -> FrameEncoder:
-        """The visual tower where it runs: in onnxruntime, or in torch."""
+        """The visual tower, in onnxruntime where its graph can be used, else in torch."""
         session = self.networks.session("tower")
         return OnnxTower(session) if session else self.tower
 
@@ -281,20 +288,21 @@ class Bundle:
         return self.config.concepts is not None and self._footage_classifier(features)
 
     def _projection(self, features: np.ndarray) -> str:
-        """The network that makes the soft tokens of features `[T, cells, channels]`."""
+        """Name of the network that makes the soft tokens of features `[T, cells, channels]`."""
         return "concepts" if self.is_footage(features) else "projector"
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Features `[T, cells, channels]` at `times [T]` seconds -> `[tokens, n_embd]`."""
-        # The labels first: the network may still be loading.
+        # Labels come first because another thread may still be loading the network.
         labels = [self.labels.tokens(features)] if self.labels else []
         rows = [*self.networks.run(self._projection(features), features, times), *labels]
         return np.ascontiguousarray(np.concatenate(rows))
 
     def interpret(self, features: np.ndarray, times: np.ndarray) -> list[SlotReading]:
-        """Read the soft tokens of `features` at `times`: their words and their attention.
+        """The words and the attention of the soft tokens of a video.
 
-        Raises ReellamaError when the LLM that has the words is missing.
+        features `[T, cells, channels]`, at times `[T]` in seconds. Raises ReellamaError when the
+        LLM, whose tokenizer has the words, is missing.
         """
         from reellama.models.concepts.concept_readings import concept_readings, seen_concepts
         from reellama.models.projector.interpretation import interpret
@@ -314,14 +322,15 @@ class Bundle:
         )  # fmt: skip
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
-        """Frames at `times` seconds -> soft tokens, float32 `[tokens, n_embd]`."""
+        """uint8 RGB frames `[H, W, 3]` at `times [T]` seconds -> soft tokens, float32
+        `[tokens, n_embd]`."""
         soft = self.project(self.features(frames), times)
         heap.trim_heap()
         return EncodedFrames(soft, times, frame_size(frames))
 
     def check_pooling(self, options: PoolingOptions) -> None:
-        """Raise BundleError where another number of tokens is asked for: it was trained with one,
-        whatever the context has room for."""
+        """Raise BundleError unless the options are the default: the projector was trained for one
+        number of tokens."""
         if options != DEFAULT_POOLING:
             raise BundleError(
                 f"the bundle {self.name} always makes {self.tokens} soft tokens of a video: leave "
@@ -329,7 +338,7 @@ class Bundle:
             )
 
     def n_tokens(self, options: PoolingOptions = DEFAULT_POOLING) -> int:
-        """Soft tokens of a video at most."""
+        """Largest number of soft tokens of a video."""
         return self.tokens
 
     def prompt_parts(
@@ -338,7 +347,7 @@ class Bundle:
         options: PoolingOptions = DEFAULT_POOLING,
         context_left: int | None = None,
     ) -> Prompt:
-        """What stands for a video in a prompt: its soft tokens. Raises as `check_pooling`."""
+        """The prompt parts of a video: its soft tokens. Raises as `check_pooling`."""
         self.check_pooling(options)
         return [video.array]
 
@@ -348,17 +357,17 @@ class Bundle:
         options: PoolingOptions = DEFAULT_POOLING,
         context_left: int | None = None,
     ) -> tuple[str, ...]:
-        """Nothing: its projector pools as it was trained to."""
+        """How many tokens were pooled: an empty line, since this bundle has a fixed number."""
         return ("",)
 
     def embed_images(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """L2-normalized embeddings of frames, to search them: float32 `[frames, d]`."""
+        """L2-normalized embeddings of frames for search: float32 `[frames, d]`."""
         if self._concept_search is None:
             return self._clip_search.images(frames)
         return self._concept_search.images(frames, self.features(frames))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts whose product with `embed_images` ranks frames: `[texts, d]`."""
+        """Embeddings of texts `[texts, d]`; their dot product with `embed_images` ranks frames."""
         return (self._concept_search or self._clip_search).texts(texts)
 
     @cached_property
@@ -389,7 +398,8 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
 
 def version_of(folder: Path) -> str:
-    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files but its scores."""
+    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files, except its
+    scores."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SCORES)
     entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -37,7 +37,7 @@ class TowerSpec:
         return cls(**{"fine_layers" if key == "finer" else key: v for key, v in data.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """The same object; the fingerprints of graphs contain it too."""
+        """What `from_json` reads. The fingerprints of graphs contain it, so its keys stay."""
         return {"finer" if key == "fine_layers" else key: v for key, v in vars(self).items()}
 
 
@@ -46,21 +46,21 @@ class BundleConfig:
     """The contents of `bundle.json`.
 
     Attributes:
-        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
+        llm: a name for `reellama.gguf_tools.locate.find.resolve`, or a path.
         frames: how many frames of a video are sampled by default.
         lora: GGUF adapters inside the bundle, with their scales.
-        concepts: the sizes of the concept model, which makes the soft tokens of real footage; None
-            in a bundle without one.
+        concepts: sizes of the concept model, which makes the soft tokens of real footage; None in
+            a bundle without one.
         slots: whether the soft tokens were trained to fill the slots of
             `reellama.models.projector.slots`.
-        inverse_temperature: what the logits of the words were multiplied by after training; the
-            weights contain it.
-        word_ids: the LLM's tokens that the rows of the word mixture began as, one for each; None
+        inverse_temperature: factor on the logits of the words, chosen after training. The weights
+            contain it already.
+        word_ids: the LLM's token id that each row of the word mixture was initialized with; None
             in older bundles.
-        languages: codes (ISO 639-1) of those that it was trained to be asked in, such as "de";
-            None says nothing.
-        stages: what made it, one stage after the other: each with its `config` and `seconds`.
-        scores: of older bundles, what evaluations measured; others have it in `scores.json`.
+        languages: ISO 639-1 codes of the languages of the training questions, such as "de"; None
+            where they are unknown.
+        stages: the training stages in order, each with its `config` and `seconds`.
+        scores: results of evaluations, in older bundles; others have them in `scores.json`.
     """
 
     name: str
@@ -87,12 +87,13 @@ class BundleConfig:
 
     @property
     def known_languages(self) -> tuple[str, ...]:
-        """`languages`; what fills slots learned from drawn clips, whose captions are English."""
+        """`languages`, or English for a bundle with slots: the captions of drawn clips are
+        English."""
         return self.languages or (("en",) if self.slots else ())
 
     @property
     def footage_limits(self) -> str:
-        """What it cannot know of real footage, if it learned from drawn clips too."""
+        """What a bundle that also learned from drawn clips cannot tell about real footage."""
         return (
             f"real footage: {self.name} names what it sees, often wrongly, and cannot tell motion, "
             "camera, numbers or text"
@@ -100,12 +101,12 @@ class BundleConfig:
 
     @property
     def footage_caveat(self) -> str:
-        """What a person should know of its answers about real footage."""
+        """A caveat for users about answers on real footage, with a remedy."""
         return f"{self.footage_limits}; a vision model tells more: --bundle MODEL.gguf"
 
     @classmethod
     def read(cls, path: Path) -> BundleConfig:
-        """Read and check a `bundle.json`."""
+        """Read and check a `bundle.json`. Raises BundleError."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data.pop("format") != FORMAT:
@@ -142,6 +143,6 @@ class BundleConfig:
 
 
 def _fill_lines(array: re.Match[str]) -> str:
-    """An array of numbers that has one on each line, filled into as few lines as possible."""
+    """A JSON array with one number a line -> the same array in lines of up to 100 characters."""
     numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
     return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)

@@ -1,4 +1,4 @@
-"""TOML tables as dataclasses, and in one line what is wrong with one."""
+"""TOML tables -> dataclasses, with one-line errors for a wrong key or value."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", s
 
 
 def unknown_name_error(
-    what: str, name: str, known: Collection[str], others: Collection[str] = ()
+    noun: str, name: str, known: Collection[str], others: Collection[str] = ()
 ) -> ReellamaError:
-    """The error for a name that is none of `known`; it suggests one of those, or of `others`, that
-    is nearly so."""
+    """The error for a name that is not among `known`.
+
+    noun: what the name should be, for the message. others: further names that the message may
+    suggest for a misspelling, but does not list.
+    """
     near = difflib.get_close_matches(name, [*known, *others], 1)
-    rest = f"did you mean {near[0]}? Known: " if near else "known: "
-    return ReellamaError(f"no {what} is called {name}; {rest}{', '.join(known)}")
+    hint = f"did you mean {near[0]}? Known: " if near else "known: "
+    return ReellamaError(f"no {noun} is called {name}; {hint}{', '.join(known)}")
 
 
 def replace_from_table(default: T, table: Mapping[str, Any], name: str) -> T:
-    """A dataclass with the values of a table; what the table leaves out is as in `default`.
+    """A copy of the dataclass instance `default` with the values of a TOML table.
 
-    Raises ReellamaError, with the table's name, for an unknown key or a value of another kind.
+    Raises ReellamaError, with the table's name, for an unknown key or a value of a wrong type.
     """
     values = dataclass_arguments(type(default), table, name)
     try:
@@ -37,17 +40,18 @@ def replace_from_table(default: T, table: Mapping[str, Any], name: str) -> T:
 
 
 def dataclass_arguments(cls: type, table: Mapping[str, Any], name: str = "") -> dict[str, Any]:
-    """Arguments for a dataclass out of a table; tables in it become the dataclasses of its fields.
+    """Arguments for the dataclass `cls` from a TOML table.
 
-    Raises as `replace_from_table`.
+    An inner table becomes the dataclass of its field, if the field has one as its default. Raises
+    as `replace_from_table`.
     """
     entries = {entry.name: entry for entry in dataclasses.fields(cls)}
     hints = get_type_hints(cls)
     values = {}
     for key, value in table.items():
         if key not in entries:
-            what = f"key of [{name}]" if name else "key of a config"
-            raise unknown_name_error(what, key, entries)
+            noun = f"key of [{name}]" if name else "key of a config"
+            raise unknown_name_error(noun, key, entries)
         path, default = f"{name}.{key}" if name else key, entries[key].default
         if dataclasses.is_dataclass(default) and isinstance(value, dict):
             values[key] = replace_from_table(default, value, path)
@@ -56,21 +60,25 @@ def dataclass_arguments(cls: type, table: Mapping[str, Any], name: str = "") -> 
     return values
 
 
-def _value(kind: Any, value: Any, path: str) -> Any:
-    """The value as its kind would have it: an array as a tuple."""
-    inner = get_args(kind)
-    if dataclasses.is_dataclass(kind):
+def _value(hint: Any, value: Any, path: str) -> Any:
+    """A TOML value, checked against a type hint; an array becomes a tuple.
+
+    path: of the key, such as `lora.rank`, for messages.
+    """
+    inner = get_args(hint)
+    if dataclasses.is_dataclass(hint):
         raise ReellamaError(f"{path} must be a table, not {value!r}")
-    if get_origin(kind) is tuple:
+    if get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise ReellamaError(f"{path} must be an array, not {value!r}")
         return tuple(_value(inner[0], part, path) for part in value)
-    if get_origin(kind) is Mapping:
+    if get_origin(hint) is Mapping:
         if not isinstance(value, dict):
             raise ReellamaError(f"{path} must be a table, not {value!r}")
         return {key: _value(inner[1], part, f"{path}.{key}") for key, part in value.items()}
-    plain = next(one for one in (kind, *inner) if one in TYPE_WORDS)  # of `str | None`, str
-    fits = (int, float) if plain is float else plain
-    if not isinstance(value, fits) or (isinstance(value, bool) and plain is not bool):
-        raise ReellamaError(f"{path} must be {TYPE_WORDS[plain]}, not {value!r}")
+    expected = next(cls for cls in (hint, *inner) if cls in TYPE_WORDS)  # str in `str | None`
+    accepted = (int, float) if expected is float else expected
+    # A bool is an int in Python, but not in a config.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and expected is not bool):
+        raise ReellamaError(f"{path} must be {TYPE_WORDS[expected]}, not {value!r}")
     return value

@@ -1,4 +1,4 @@
-"""A video after the visual side: what a cache keeps of it, and what prompts are made of."""
+"""The output of a bundle for a video, which goes into prompts and caches, and its cache key."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 
 from reellama.models.networks.open_network import RUNTIME
 
-# What goes into every key: a change in how frames are read makes older entries unknown.
+# A part of every cache key. Count it up when frames are read differently: older entries then miss.
 READING = "reading 5"
 
 
 class EncodedFrames(NamedTuple):
-    """What a bundle made of the frames of a video.
+    """The frames of a video, encoded by a bundle.
 
-    array: float32, soft tokens `[tokens, n_embd]` of a `Bundle`, or the tokens of each picture of a
-    `VisionBundle`, `[pictures, rows, columns, n_embd]`.
-    times: float64, seconds at which the frames appear, or the first of each picture.
-    frame_size: width and height of the frames in pixels, int64 `[2]`.
+    Attributes:
+        array: float32, soft tokens `[tokens, n_embd]` of a `Bundle`, or tokens of each picture
+            `[pictures, rows, columns, n_embd]` of a `VisionBundle`.
+        times: float64, seconds of each frame, or of the first frame of each picture.
+        frame_size: width and height of the frames in pixels, int64 `[2]`.
     """
 
     array: np.ndarray
@@ -30,8 +31,8 @@ class EncodedFrames(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the arrays take."""
-        return sum(part.nbytes for part in self)
+        """Size of the arrays in bytes."""
+        return sum(array.nbytes for array in self)
 
 
 def frame_size(frames: Sequence[np.ndarray]) -> np.ndarray:
@@ -40,9 +41,14 @@ def frame_size(frames: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def encoding_key(contents: Iterable[bytes], reading: object, version: str) -> str:
-    """What soft tokens of a video depend on, as a name for a file: the digests of its contents, how
-    it is read, and the version of the bundle."""
-    runtime = os.environ.get(RUNTIME, "")  # torch's numbers differ in the last digits
+    """Cache key of a video's soft tokens: a SHA-256, in hexadecimal, of all that they depend on.
+
+    Args:
+        contents: digests of the video's files.
+        reading: the options that the frames are read with; its text goes into the key.
+        version: of the bundle.
+    """
+    runtime = os.environ.get(RUNTIME, "")  # torch and onnxruntime differ in the last digits
     digest = hashlib.sha256(f"{READING} {reading} {version} {runtime}".encode())
     for content in contents:
         digest.update(content)

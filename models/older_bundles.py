@@ -1,4 +1,4 @@
-"""What a `bundle.json` of an older version says, in the keys of the present one."""
+"""Translate the `bundle.json` of an older version into the present keys."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 
 def updated_keys(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of any `bundle.json` with its stages as the flat list `stages`.
+    """The contents of any `bundle.json`, with its training stages as the flat list `stages`.
 
-    Older files have them under `training`: as a list, or the last one as a "recipe" with all
-    others nested in its "before". Those did not store what the projector was trained for, which
-    the recipes say under other names.
+    Older files have the stages under `training`: as a list, or, still older, as the last stage with
+    all earlier ones nested in its "before". The latter have no `slots` and `inverse_temperature`;
+    the configs ("recipes") of their stages say both under other names.
     """
     data = dict(data)
     if "training" not in data:
@@ -21,17 +21,18 @@ def updated_keys(data: Mapping[str, Any]) -> dict[str, Any]:
     stages = _nested_stages(training) if nested else list(training["stages"])
     data["stages"] = stages
     if nested:
-        filled = any(stage["config"].get("see", {}).get("steps") for stage in stages)
+        has_slots = any(stage["config"].get("see", {}).get("steps") for stage in stages)
         sharpness = stages[-1]["config"].get("sharpness", 1.0) if stages else 1.0
-        data = {"slots": filled, "inverse_temperature": sharpness} | data
+        data = {"slots": has_slots, "inverse_temperature": sharpness} | data
     return data
 
 
 def _nested_stages(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The last stage and the stages nested in its "before" -> all stages, the first one first."""
     stages: list[dict[str, Any]] = []
     last: Mapping[str, Any] | None = training
     while last:
-        rest = {key: value for key, value in last.items() if key not in ("recipe", "before")}
-        stages.insert(0, {"config": last.get("recipe", {}), **rest})
+        results = {key: value for key, value in last.items() if key not in ("recipe", "before")}
+        stages.insert(0, {"config": last.get("recipe", {}), **results})
         last = last.get("before")
     return stages

@@ -1,4 +1,4 @@
-"""What sees for an LLM, by name: a trained bundle, or a vision GGUF with its `mmproj`."""
+"""Open a bundle by name: a trained bundle, or a vision GGUF with its `mmproj`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOption
 
 
 class VideoBundle(Protocol):
-    """What a `Bundle` and a `VisionBundle` have in common: frames in, parts of a prompt out.
+    """The interface that `Bundle` and `VisionBundle` share: frames in, parts of a prompt out.
 
-    name: for people. version: changes with its files. frames: how many are looked at by default.
-    max_side: pixels on the longest side of a frame. system, describe: prompts. lora: adapters.
-    warning: what a person should know of it, "" for nothing. joins_pictures: whether pictures that
-    come together are the frames of one clip.
-    languages: codes of those that it can be asked in, () where nobody knows.
-    reads_text: whether text may stand beside a video in a prompt, such as its subtitles.
+    Attributes:
+        name: for people.
+        version: changes with the bundle's files.
+        changed: whether the files were written since the bundle was opened.
+        frames: how many frames of a video are sampled by default.
+        max_side: pixels on the longest side of a decoded frame.
+        system, describe: the system prompt, and the prompt that asks for a description.
+        lora: GGUF LoRA adapters of the LLM and their scales.
+        n_embd: width of the LLM's token embeddings.
+        warning: for users, "" for none.
+        languages: ISO 639-1 codes of the languages of its questions, () where they are unknown.
+        joins_pictures: whether several pictures in one message are the frames of one clip.
+        reads_text: whether a prompt may have text beside a video, such as its subtitles.
     """
 
     @property
@@ -101,16 +108,22 @@ def open_bundle(
 ) -> VideoBundle:
     """Open a bundle by name.
 
-    name: that of a bundle that comes with reellama, a bundle's folder, or what
-    `reellama.gguf_tools.locate.find.resolve` takes for an LLM that has an `mmproj`: a path,
-    `hf:owner/repo[:quant]`, `ollama:name[:tag]`. mmproj: another projector. tiles: whether a vision
-    model shows pictures in tiles, see `VisionBundle`. cache: the folder where a vision model's
-    tokens are kept; the small tower of a trained bundle needs none.
-    Raises BundleError, and GGUFError for files that cannot be used.
+    Args:
+        name: of a bundle that comes with reellama; a bundle's folder; or an LLM with an `mmproj`,
+            named as for `reellama.gguf_tools.locate.find.resolve`: a path, `hf:owner/repo[:quant]`
+            or `ollama:name[:tag]`.
+        mmproj: the vision GGUF's `mmproj`, in place of the one that is found for the LLM.
+        tiles: whether a vision model gets large pictures in tiles, see `VisionBundle`.
+        cache: folder for the tokens of a vision model; a trained bundle, whose tower is small,
+            ignores it.
+
+    Raises:
+        BundleError: there is no such bundle.
+        GGUFError: a GGUF file cannot be used.
     """
     if mmproj is None and ((BUNDLES / str(name)).is_dir() or Path(name).is_dir()):
         return Bundle.load(name)
-    # A trained bundle needs none of what a vision GGUF does.
+    # Imported late: a trained bundle does not need these modules.
     from reellama.gguf_tools.locate.vision_models import resolve_vision
     from reellama.models.vision_bundle import VisionBundle
 
@@ -120,14 +133,14 @@ def open_bundle(
         if mmproj is not None or is_vision_gguf(name):
             raise
         raise BundleError(f"{name}: no bundle.json there, and {error}") from error
-    kept = ArrayCache(cache) if cache else None
-    return VisionBundle(model.llm, model.mmproj, tiles=tiles, cache=kept)
+    array_cache = ArrayCache(cache) if cache else None
+    return VisionBundle(model.llm, model.mmproj, tiles=tiles, cache=array_cache)
 
 
 def trained_bundle(name: str | Path, why: str) -> Bundle:
-    """Open a trained bundle by name, for what only those can do.
+    """Open a trained bundle by name, for a task that vision GGUFs cannot do.
 
-    Raises BundleError: for a vision GGUF with `why`, which says what it lacks and what to do.
+    why: message for a vision GGUF: what it lacks, and what to do. Raises BundleError.
     """
     if is_vision_gguf(name):
         raise BundleError(f"{name} is a vision GGUF: {why}")
@@ -135,11 +148,11 @@ def trained_bundle(name: str | Path, why: str) -> Bundle:
 
 
 def is_vision_gguf(name: str | Path) -> bool:
-    """Whether a name means GGUF files in place of a bundle's folder, as far as a name tells."""
+    """Whether a name is that of GGUF files, not of a bundle's folder."""
     return Path(name).is_file() or str(name).startswith((HUB_PREFIX, OLLAMA_PREFIX))
 
 
 def search_bundle(bundle: VideoBundle) -> Bundle:
-    """The bundle whose tower compares frames with words: `mini` for a vision GGUF, whose own tower
-    knows no words."""
+    """The bundle that embeds frames and texts for search: `mini` for a vision GGUF, whose tower
+    does not embed texts."""
     return bundle if isinstance(bundle, Bundle) else Bundle.load("mini")

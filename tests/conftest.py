@@ -109,7 +109,7 @@ def no_exports() -> Iterator[None]:
     from reellama.models.networks import open_network
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(open_network, "EXPORTERS", ("no such package",))
+        patched.setattr(open_network, "EXPORT_PACKAGES", ("no such package",))
         yield
 
 

@@ -1,7 +1,7 @@
-"""Questions about a video whose answers its captions give, by rules.
+"""Questions and answers about a video, made from its captions by rules.
 
-Only questions with a sure answer are asked: a thing is there if most captions name it, and is not
-if there are several captions and none names it or a wider word for it. "Is there a dog?" is asked
+Only questions with a sure answer are asked. A thing is there if most captions name it. It is not
+there if several captions exist and none names it or a wider word for it. "Is there a dog?" is asked
 as often about videos without a dog as about videos with one.
 """
 
@@ -19,8 +19,8 @@ from reellama.models.concepts.vocabulary import Captions, words_of
 
 Turn = tuple[str, str]  # a question and its answer
 
-MIN_SHARE_SHOWING = 0.6  # of a video's captions, for a thing that they name to be there
-MIN_CAPTIONS_FOR_ABSENCE = 4  # of a video, for a thing that none of them names not to be there
+MIN_SHARE_SHOWING = 0.6  # a thing is there if this share of a video's captions names it
+MIN_CAPTIONS_FOR_ABSENCE = 4  # with fewer captions, a thing that none names may still be there
 
 SUBJECT_QUESTIONS = (
     "What is the main subject of the video?",
@@ -32,14 +32,14 @@ SUBJECT_QUESTIONS = (
 MOTION_QUESTIONS = ("What does the camera do?", "What moves?", "Does the camera move?")
 UNKNOWN = "I cannot tell."
 YES, NO = "Yes.", "No."
-MOTION_SHARE = 0.3  # of the videos, for one of these questions to be among those that are drawn
-PREMISE_SHARE = 0.2  # of the videos, for a question about a thing that is not there to be drawn
+MOTION_SHARE = 0.3  # share of the videos with one of MOTION_QUESTIONS
+PREMISE_SHARE = 0.2  # share of the videos with a question that presumes a thing that is not there
 THERE_IS = re.compile(r"^(?:there|this|it) (?:is|are) ")
-# "a man in a hat is riding a horse": what follows is what the first thing does.
+# "a man in a hat is riding a horse": the group matches "riding a horse".
 DOING = re.compile(r"\b(?:is|are) ((?!being)[a-z]+ing\b[^,.;]*)$")
 MAX_DOING_WORDS = 8
-# The share of the questions "What is the dog doing?" that say "animal" or "person" instead. Without
-# them only questions about what is not there would say "person", and the word would come to mean
+# Share of the questions "What is the dog doing?" that say "animal" or "person" instead. Without
+# them only questions with a false premise would say "person", and an LLM would learn from the word
 # that nobody is there.
 WIDER_SUBJECT_SHARE = 0.4
 PLACE = re.compile(
@@ -53,7 +53,7 @@ PLACE = re.compile(
 def _with_article_by_letter(noun: str) -> str:
     """The noun after "a" or "an" by its first letter alone: "a dog", "an animal", "an uniform".
 
-    `scene_captions.with_article` knows the sounds. These questions are those that `mini` learned.
+    Unlike `scene_captions.with_article`, which goes by the sound: `mini` learned these questions.
     """
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
@@ -66,7 +66,10 @@ def questions(
     *,
     max_questions: int,
 ) -> list[Turn]:
-    """Questions about one video, drawn by chance among those whose answers are sure."""
+    """Up to `max_questions` random turns about one video.
+
+    things: the countable nouns of the data set. forms: form of a word -> base form.
+    """
     caption_words = [base_words(caption, forms) for caption in captions]
     turns = [
         *_existence(caption_words, things, rng),
@@ -84,15 +87,13 @@ def questions(
 def _existence(
     caption_words: Sequence[set[str]], things: Things, rng: np.random.Generator
 ) -> list[Turn]:
-    """Questions whether a thing is there, half answered yes and half no.
+    """Questions whether a thing is there: as many with the answer yes as with no.
 
-    On average over all videos that also holds for each thing.
+    On average over all videos that holds for each thing, too.
     """
     present = [
         name for name in things.names if things.share(name, caption_words) >= MIN_SHARE_SHOWING
     ]
-    if not things.names:
-        return []
     absent = _absent(caption_words, things, rng)
     count = min(2, len(present), len(absent))
     chosen = [present[n] for n in rng.permutation(len(present))[:count]]
@@ -106,7 +107,7 @@ def _existence(
 def _absent(
     caption_words: Sequence[set[str]], things: Things, rng: np.random.Generator
 ) -> list[str]:
-    """Up to four things that are surely not there, frequent ones more often."""
+    """Up to four things that are surely not there, drawn in proportion to their frequency."""
     if len(caption_words) < MIN_CAPTIONS_FOR_ABSENCE or not things.names:
         return []
     weights = np.array(things.n_videos, float)
@@ -134,35 +135,35 @@ def _false_premises(
 def _doing(
     captions: Captions, things: Things, forms: Mapping[str, str], rng: np.random.Generator
 ) -> list[Turn]:
-    """What the first thing that a caption names does, in the words of the shortest such caption."""
-    known = set(things.names)
+    """What a caption's first thing does, from the caption with the shortest such words."""
+    names = set(things.names)
     actions = []
     for caption in captions:
         doing = DOING.search(caption.lower().strip(" ."))
         words = words_of(caption)[:4]
-        thing = next((word for word in words if forms.get(word, word) in known), "")
+        thing = next((word for word in words if forms.get(word, word) in names), "")
         if doing and thing and len(doing[1].split()) <= MAX_DOING_WORDS:
             actions.append((thing, doing[1]))
     if not actions:
         return []
-    thing, doing_what = min(actions, key=lambda action: len(action[1]))
+    thing, action = min(actions, key=lambda thing_and_action: len(thing_and_action[1]))
     base = forms.get(thing, thing)
     verb = "are" if base != thing else "is"
     wider = next((wide for wide in ("person", "animal") if base in things.includes[wide]), "")
     if verb == "is" and wider and rng.random() < WIDER_SUBJECT_SHARE:
         thing = wider
-    return [(f"What {verb} the {thing} doing?", f"{doing_what.capitalize()}.")]
+    return [(f"What {verb} the {thing} doing?", f"{action.capitalize()}.")]
 
 
 def _subject(
     captions: Captions, things: Things, forms: Mapping[str, str], rng: np.random.Generator
 ) -> list[Turn]:
-    """The first thing that one of the captions names, with the words before it."""
-    known = set(things.names)
+    """The main subject: the first thing in a random caption, with the words before it."""
+    names = set(things.names)
     for number in rng.permutation(len(captions)):
         words = words_of(THERE_IS.sub("", captions[number].lower()))[:6]
         for place, word in enumerate(words):
-            if forms.get(word, word) in known or word == "people":
+            if forms.get(word, word) in names or word == "people":
                 subject = " ".join(words[: place + 1]).capitalize()
                 question = SUBJECT_QUESTIONS[int(rng.integers(len(SUBJECT_QUESTIONS)))]
                 return [(question, f"{subject}.")]
@@ -170,7 +171,7 @@ def _subject(
 
 
 def _colours(captions: Captions, things: Things) -> list[Turn]:
-    """What colour a thing has, where all captions that name its colour agree."""
+    """The colour of each thing about whose colour the captions agree."""
     colours: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
         words = words_of(caption)
@@ -185,7 +186,7 @@ def _colours(captions: Captions, things: Things) -> list[Turn]:
 
 
 def _counts(captions: Captions, things: Things, forms: Mapping[str, str]) -> list[Turn]:
-    """Two dogs: how many, where captions that count agree."""
+    """The number of each thing about whose number ("two dogs") the captions agree."""
     counts: dict[str, set[str]] = defaultdict(set)
     for caption in captions:
         words = words_of(caption)
@@ -201,6 +202,7 @@ def _counts(captions: Captions, things: Things, forms: Mapping[str, str]) -> lis
 
 
 def _places(captions: Captions) -> list[Turn]:
+    """Where the video was taken, by the first caption with a known place."""
     for caption in captions:
         place = PLACE.search(caption.lower())
         if place:
@@ -209,6 +211,7 @@ def _places(captions: Captions) -> list[Turn]:
 
 
 def _motion(rng: np.random.Generator) -> list[Turn]:
+    """Sometimes a question about motion, which captions do not answer."""
     if rng.random() >= MOTION_SHARE:
         return []
     return [(MOTION_QUESTIONS[int(rng.integers(len(MOTION_QUESTIONS)))], UNKNOWN)]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from reellama.models.projector.config import ProjectorConfig
 
-# Their weights in a bundle, and what the names there begin with.
+# Files of the concept model in a bundle.
 WEIGHTS, VOCABULARY = "concepts.safetensors", "concepts.json"
+# Prefixes of the tensors' names in WEIGHTS.
 TOKENS, CLASSIFIER = "tokens", "footage"
 
 
@@ -16,10 +17,13 @@ class ConceptConfig:
     """The `concepts` object of `bundle.json`.
 
     Attributes:
-        concepts: words of the vocabulary.
-        named: likeliest concepts that become soft tokens, the likeliest first.
-        free: soft tokens of the resampler after them.
-        width: of the concept head; `free_width`, `layers` and `heads` are the resampler's.
+        concepts: number of words in the vocabulary.
+        channels, cells: width and number of cells of the tower's grid.
+        n_embd: width of the LLM's token embeddings.
+        named: number of concepts that become soft tokens, the likeliest first.
+        free: number of the resampler's soft tokens, which follow them.
+        width, dropout: of the concept head.
+        free_width, layers, heads: of the resampler.
     """
 
     concepts: int
@@ -41,7 +45,7 @@ class ConceptConfig:
 
     @property
     def resampler(self) -> ProjectorConfig:
-        """The projector of the free tokens."""
+        """Configuration of the projector that makes the free tokens."""
         return ProjectorConfig(
             tokens=self.free,
             n_embd=self.n_embd,

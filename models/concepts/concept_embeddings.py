@@ -1,7 +1,8 @@
-"""Embeddings of frames and of texts over the concepts, to search real footage by what a text says.
+"""Embeddings of frames and texts with one dimension for each concept, to search real footage.
 
-A frame's embedding is a log odds ratio for each concept: how much likelier it is in the frame than
-in videos in the mean. A text's says which concepts it names. Their product ranks frames.
+A frame's embedding holds the log odds ratio of each concept: how much likelier the concept is in
+the frame than in videos on average. A text's embedding marks the concepts that the text names. The
+dot product of the two ranks frames.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ MARGIN = 1e-4  # probabilities are kept this far from 0 and 1
 
 
 def image_embeddings(probabilities: np.ndarray, base_rates: np.ndarray) -> np.ndarray:
-    """Concept probabilities of frames `[frames, concepts]` -> L2-normalized embeddings, as many.
+    """L2-normalized embeddings of frames, float32 `[frames, concepts]`.
 
-    base_rates `[concepts]`: how often the captions of a video say each concept.
+    Args:
+        probabilities: of each concept in each frame, `[frames, concepts]`.
+        base_rates: mean share of a video's captions that say each concept, `[concepts]`.
     """
     odds = _log_odds(probabilities) - _log_odds(base_rates)
     return _normalized(odds.astype(np.float32))

@@ -1,7 +1,7 @@
-"""The concept model of a bundle: what turns real footage into soft tokens. It is kept in two files:
+"""The concept model of a bundle, which turns real footage into soft tokens. Its files:
 
-concepts.safetensors    weights, fp16: the head, the words' embeddings, the free tokens, the
-                        footage classifier
+concepts.safetensors    weights, fp16: concept head, embeddings of the words, resampler of the free
+                        tokens, footage classifier
 concepts.json           the vocabulary
 """
 
@@ -27,9 +27,9 @@ from reellama.models.concepts.vocabulary import ConceptVocabulary
 
 
 class ConceptModel:
-    """Vocabulary, soft tokens, and the classifier of real footage and drawn clips.
+    """The vocabulary, the network of the soft tokens, and the footage classifier.
 
-    classifier: None where everything is real footage.
+    classifier: None in a bundle that takes every video for real footage.
     """
 
     def __init__(
@@ -44,9 +44,15 @@ class ConceptModel:
     def load(
         cls, folder: Path, config: ConceptConfig, weights: Mapping[str, Tensor]
     ) -> ConceptModel:
-        """Make the concept model of a bundle's folder, with the weights of its file.
+        """The concept model of a bundle.
 
-        Raises ReellamaError when the files do not fit each other.
+        Args:
+            folder: the bundle's, which has the vocabulary.
+            config: sizes, from `bundle.json`.
+            weights: tensors of `concepts.safetensors`.
+
+        Raises:
+            ReellamaError: vocabulary, sizes and weights do not fit each other.
         """
         vocabulary = ConceptVocabulary.load(folder / VOCABULARY)
         tokens = ConceptTokens(config)
@@ -79,6 +85,6 @@ class ConceptModel:
 
 
 def _part(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The weights under a prefix, without it."""
-    start = f"{name}."
-    return {key.removeprefix(start): t for key, t in weights.items() if key.startswith(start)}
+    """The weights whose names begin with `name.`, by the rest of their names."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): t for key, t in weights.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Interpret the soft tokens of real footage: concepts, where they are seen, and free tokens."""
+"""Interpret the soft tokens of real footage: concepts with their places, then free tokens."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from reellama.models.projector.interpretation import (
     top_words,
 )
 
-CONCEPT = "concept"  # label of a token that names one
+CONCEPT = "concept"  # label of a soft token that names a concept
 
 
 @dataclass(frozen=True, eq=False)
 class SeenConcept:
     """A concept of a video.
 
-    probability: that a caption of the video says it.
-    attention: where it is seen, float32 `[T, cells]` with the sum 1.
+    Attributes:
+        word: the concept's base form.
+        probability: of a caption of the video saying the word.
+        attention: where the concept is seen, float32 `[T, cells]` with the sum 1.
     """
 
     word: str
@@ -40,10 +42,12 @@ def seen_concepts(
     cell_logits: np.ndarray,
     max_concepts: int,
 ) -> list[SeenConcept]:
-    """The likeliest concepts of a video, and where they are seen.
+    """The likeliest concepts of a video, the likeliest first.
 
-    probabilities `[concepts]`; cell_logits `[T, cells, concepts]`: how much each cell speaks for
-    each concept.
+    Args:
+        probabilities: of the concepts in the video, `[concepts]`.
+        cell_logits: of the concepts in each cell, `[T, cells, concepts]`.
+        max_concepts: how many to return.
     """
     best = np.argsort(-probabilities, kind="stable")[:max_concepts]
     odds = np.exp(cell_logits[..., best] - cell_logits[..., best].max((0, 1)))
@@ -63,24 +67,30 @@ def concept_readings(
     llm: Path,
     top_classes: Sequence[tuple[str, float, Sequence[int]]] = (),
 ) -> list[SlotReading]:
-    """Read the soft tokens of one video, as `reellama.models.projector.interpretation` does.
+    """Readings of the soft tokens of one video, as `projector.interpretation.interpret` returns.
 
-    word_probabilities, attention: `[free, concepts]` and `[free, T, cells]`, of the free tokens.
+    Args:
+        concepts: those of the named tokens.
+        vocabulary: the words of the free tokens.
+        word_probabilities, attention: of the free tokens, `[free, concepts]` and
+            `[free, T, cells]`.
+        llm: the GGUF whose tokenizer has the ImageNet labels.
+        top_classes: name, share and token ids of each ImageNet label that follows.
     """
     named = [
         SoftToken(number, ((concept.word, concept.probability),), concept.attention)
         for number, concept in enumerate(concepts)
     ]
     words = vocabulary.words
-    others = [
-        SoftToken(len(named) + number, tuple((words[n], share) for n, share in row), looks)
-        for number, (row, looks) in enumerate(
+    free = [
+        SoftToken(len(named) + number, tuple((words[n], share) for n, share in row), token_map)
+        for number, (row, token_map) in enumerate(
             zip(top_words(word_probabilities), attention, strict=True)
         )
     ]
     with Tokenizer.from_path(llm) as tokenizer:
         return [
             *(SlotReading(CONCEPT, (token,)) for token in named),
-            *(SlotReading(FREE_SLOT, (token,)) for token in others),
-            *imagenet_readings(top_classes, len(named) + len(others), tokenizer),
+            *(SlotReading(FREE_SLOT, (token,)) for token in free),
+            *imagenet_readings(top_classes, len(named) + len(free), tokenizer),
         ]

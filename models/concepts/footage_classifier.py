@@ -1,7 +1,7 @@
-"""Whether a video is real footage or a drawn clip: one linear layer on the mean of all features.
+"""Logistic regression that tells real footage from drawn clips, by the mean of a video's features.
 
-Drawn clips fill the slots (`reellama.models.projector.slots`), which say exactly what moves where.
-Of real footage the slots say nothing that is true: the concept model makes its soft tokens.
+The projector was trained on drawn clips, and its slots (`reellama.models.projector.slots`) are
+right about those only. So the concept model makes the soft tokens of real footage.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-STEPS = 60  # of L-BFGS
-DECAY = 1e-3  # of the weights, for scaled features
+MAX_ITERATIONS = 60  # of L-BFGS
+L2_PENALTY = 1e-3  # on the weights of features with mean 0 and deviation 1
 
 
 class FootageClassifier(nn.Module):
@@ -25,9 +25,10 @@ class FootageClassifier(nn.Module):
         return self.linear(mean_features)[:, 0]
 
     def fit(self, footage: Tensor, drawn: Tensor) -> float:
-        """Logistic regression on mean features of clips; returns the share that it gets right.
+        """Fit the layer to mean features `[clips, channels]` of footage and of drawn clips.
 
-        Both sorts count the same, however many there are.
+        Both classes have the same weight in the loss, whatever their sizes. Returns the accuracy on
+        these clips.
         """
         features = torch.cat([footage, drawn]).float()
         labels = torch.cat([torch.ones(len(footage)), torch.zeros(len(drawn))])
@@ -36,14 +37,16 @@ class FootageClassifier(nn.Module):
         scaled = (features - mean) / deviation
         weight = torch.zeros(features.shape[1], requires_grad=True)
         bias = torch.zeros(1, requires_grad=True)
-        optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            [weight, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             losses = F.binary_cross_entropy_with_logits(
                 scaled @ weight + bias, labels, reduction="none"
             )
-            value = (losses * weights).sum() + DECAY * weight.square().sum()
+            value = (losses * weights).sum() + L2_PENALTY * weight.square().sum()
             value.backward()
             return value
 

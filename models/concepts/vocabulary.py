@@ -1,7 +1,7 @@
-"""The concept vocabulary: the words of captions that a picture can support.
+"""The concept vocabulary: the words of captions that a picture can show.
 
-Forms of one word ("dogs", "dog"; "running", "ran", "run") are one concept. Words that only hold a
-sentence together are none.
+Forms of one word ("dogs", "dog"; "running", "ran", "run") are one concept. Function words, such as
+"the" and "while", are not concepts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import numpy as np
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.errors import ReellamaError
 
-# A video's captions.
-Captions = Sequence[str]
+Captions = Sequence[str]  # the captions of one video
 
-# Videos in whose captions a word must be, for longer words to count as forms of it.
+# A word counts as the base form of longer words if the captions of this many videos have it.
 MIN_BASE_VIDEOS = 3
 
 _FUNCTION_WORDS = """
@@ -36,7 +35,7 @@ _FUNCTION_WORDS = """
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
-IRREGULAR = {
+IRREGULAR = {  # form -> base form
     "men": "man",
     "women": "woman",
     "children": "child",
@@ -69,17 +68,17 @@ IRREGULAR = {
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in small letters: "A man's dog, 2 cats." -> a man's dog 2 cats."""
+    """The words of a text in lower case: "A man's dog, 2 cats." -> a, man's, dog, 2, cats."""
     return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower().replace("-", " "))
 
 
 @dataclass(frozen=True)
 class ConceptVocabulary:
-    """Concepts by number, the most frequent first.
+    """The concepts of a bundle. A concept's number is its index in `words`.
 
     Attributes:
-        words: the base form of each concept.
-        forms: other forms of words -> base form.
+        words: the base form of each concept, the most frequent first.
+        forms: other form of a word -> base form.
     """
 
     words: tuple[str, ...]
@@ -92,12 +91,12 @@ class ConceptVocabulary:
         return len(self.words)
 
     def number(self, word: str) -> int | None:
-        """The concept that a word is a form of; None for a word that is of none."""
+        """The number of the concept that a word is a form of, or None."""
         numbers: dict[str, int] = self.__dict__["_number"]
         return numbers.get(self.forms.get(word, word))
 
     def concepts_in(self, text: str) -> set[int]:
-        """The concepts whose words, in any form, are in a text."""
+        """The numbers of the concepts whose words are in a text, in any form."""
         return {n for word in words_of(text) if (n := self.number(word)) is not None}
 
     def shares(self, captions: Captions) -> np.ndarray:
@@ -108,13 +107,13 @@ class ConceptVocabulary:
         return shares
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the vocabulary as JSON."""
         values = {"words": self.words, "forms": dict(self.forms)}
         write_atomically(path, json.dumps(values, indent=0) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> ConceptVocabulary:
-        """Read what `save` wrote; raises ReellamaError for anything else."""
+        """Read a file that `save` wrote. Raises ReellamaError."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(tuple(map(str, values["words"])), dict(values["forms"]))
@@ -125,19 +124,19 @@ class ConceptVocabulary:
 
 
 def build_vocabulary(videos: Sequence[Captions], size: int) -> ConceptVocabulary:
-    """The `size` concepts that the captions of most videos say."""
-    forms: Counter[str] = Counter()
+    """A vocabulary of the `size` concepts that most videos have in their captions."""
+    form_counts: Counter[str] = Counter()  # videos with each form of a word in their captions
     for captions in videos:
-        forms.update({word for caption in captions for word in words_of(caption)})
-    bases = {form: _base(form, forms) for form in forms}
+        form_counts.update({word for caption in captions for word in words_of(caption)})
+    bases = {form: _base(form, form_counts) for form in form_counts}
     n_videos: Counter[str] = Counter()
     for captions in videos:
         n_videos.update({bases[word] for caption in captions for word in words_of(caption)})
     ordered = sorted(n_videos, key=lambda word: (-n_videos[word], word))
     words = [word for word in ordered if _is_concept(word)][:size]
-    chosen = set(words)
-    others = {form: base for form, base in sorted(bases.items()) if form != base}
-    return ConceptVocabulary(tuple(words), {f: b for f, b in others.items() if b in chosen})
+    concepts = set(words)
+    forms = {f: base for f, base in sorted(bases.items()) if f != base and base in concepts}
+    return ConceptVocabulary(tuple(words), forms)
 
 
 def _is_concept(word: str) -> bool:
@@ -145,7 +144,8 @@ def _is_concept(word: str) -> bool:
 
 
 def _base(form: str, n_videos: Mapping[str, int]) -> str:
-    """The form without its ending, if enough captions have it; else the form itself."""
+    """The base form of a word: irregular, or without an ending if enough videos have it, or the
+    word itself."""
     if form in IRREGULAR:
         return IRREGULAR[form]
     for base in _without_ending(form):
@@ -155,15 +155,15 @@ def _base(form: str, n_videos: Mapping[str, int]) -> str:
 
 
 def _without_ending(form: str) -> list[str]:
-    """What a form may be the plural, the participle or the past of, the likeliest first."""
+    """Words that a form may be the plural, the participle or the past of, the likeliest first."""
     if form.endswith("s") and not form.endswith("ss"):
         return [form[:-3] + "y", form[:-1]] if form.endswith("ies") else _plural_bases(form)
     for ending in ("ing", "ed"):
         stem = form.removesuffix(ending)
         if stem != form and len(stem) > 2:
-            doubled = [stem[:-1]] if stem[-1] == stem[-2] else []
-            changed = [stem[:-1] + "y"] if ending == "ed" and stem.endswith("i") else []
-            return [stem, f"{stem}e", *doubled, *changed]
+            undoubled = [stem[:-1]] if stem[-1] == stem[-2] else []  # running -> run
+            with_y = [stem[:-1] + "y"] if ending == "ed" and stem.endswith("i") else []
+            return [stem, f"{stem}e", *undoubled, *with_y]
     return []
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BundleNetworks:
-    """Networks by name. Threads may share them."""
+    """The networks of a bundle by name. Threads may share one instance."""
 
     def __init__(self, sources: Mapping[str, ClipPart | FeatureSource]) -> None:
         self._sources = sources
@@ -32,20 +32,21 @@ class BundleNetworks:
         return "; ".join(network.warning for network in self._opened.values() if network.warning)
 
     def session(self, name: str) -> GraphSession | None:
-        """A network in onnxruntime, None where torch has to run it.
+        """A network in onnxruntime; None where torch must run the network.
 
-        Raises BundleError for weights that are damaged, and where there is no torch either.
+        Raises BundleError for damaged weights, and if torch must run the network but is not
+        installed.
         """
         with self._opening[name]:
             if name not in self._opened:
                 self._opened[name] = open_network(self._sources[name])
             session: GraphSession | None = self._opened[name].session
         if session is None and find_spec("torch") is None:
-            raise BundleError(self._why_torch(name))
+            raise BundleError(self._torch_is_missing(name))
         return session
 
     def run(self, name: str, *arrays: np.ndarray) -> list[np.ndarray]:
-        """What a network that takes features makes of arrays. Raises as `session`."""
+        """The outputs of a network that takes features. Raises as `session`."""
         arrays = tuple(np.asarray(array, np.float32) for array in arrays)
         session, source = self.session(name), self._sources[name]
         if session is not None:
@@ -53,7 +54,8 @@ class BundleNetworks:
         assert isinstance(source, FeatureSource)
         return source.run_in_torch(*arrays)
 
-    def _why_torch(self, name: str) -> str:
+    def _torch_is_missing(self, name: str) -> str:
+        """The message for a network that needs torch: why, and how to get a graph for it."""
         reason = self._opened[name].warning or f"its {name} was not exported yet"
         return (
             f"{self._sources[name].folder}: {reason}; for that, once: {INSTALL}, then "

@@ -1,7 +1,8 @@
-"""Embeddings of frames and of texts whose product says how well they fit.
+"""Embeddings of frames and texts, whose dot product says how well a frame fits a text.
 
-They are CLIP's; in a bundle that knows concepts, those over its concepts are appended. A frame of
-real footage is found by its concepts, and a drawn one by CLIP: the other part is zero.
+They are CLIP's. A bundle with a concept model appends its embeddings over the concepts. Real
+footage is found by its concepts and drawn frames by CLIP: the other part of a frame's embedding is
+zero.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BASE_RATES = f"{TOKENS}.head.base_rates"
 
 
 class ClipSearch:
-    """CLIP's embeddings, by onnxruntime, else by the tower in torch."""
+    """CLIP's embeddings, computed in onnxruntime or else by the tower in torch."""
 
     def __init__(self, networks: BundleNetworks, tower: Callable[[], Tower]) -> None:
         self._networks, self._tower = networks, tower
@@ -54,7 +55,7 @@ class ClipSearch:
 
 
 class ConceptSearch:
-    """CLIP's embeddings, then those over the concepts of a bundle's folder."""
+    """CLIP's embeddings, followed by those over the concepts."""
 
     def __init__(
         self,
@@ -68,22 +69,24 @@ class ConceptSearch:
         self._vocabulary, self._classifier, self._folder = vocabulary, classifier, folder
 
     def images(self, frames: Sequence[np.ndarray], features: np.ndarray) -> np.ndarray:
-        """L2-normalized embeddings of frames with the features `[frames, cells, channels]`."""
-        is_footage = self._classifier.of_frames(features)
-        drawn = np.zeros((len(frames), self._width), np.float32)
+        """L2-normalized embeddings, float32 `[frames, d + concepts]`, of frames with the features
+        `[frames, cells, channels]`."""
+        is_footage = self._classifier.of_frames(features)  # [frames]
+        clip = np.zeros((len(frames), self._clip_width), np.float32)
         if not is_footage.all():
-            pictures = [frame for frame, real in zip(frames, is_footage, strict=True) if not real]
-            drawn[~is_footage] = self._clip.images(pictures)
-        (probabilities,) = self._networks.run("frame_concepts", features)
+            drawn = [frame for frame, real in zip(frames, is_footage, strict=True) if not real]
+            clip[~is_footage] = self._clip.images(drawn)
+        (probabilities,) = self._networks.run("frame_concepts", features)  # [frames, concepts]
         base_rates = read_weights(self._folder / WEIGHTS, [BASE_RATES])[BASE_RATES]
-        frame_embeddings = concept_embeddings.image_embeddings(probabilities, base_rates)
-        return np.concatenate([drawn, frame_embeddings * is_footage[:, None]], axis=1)
+        concepts = concept_embeddings.image_embeddings(probabilities, base_rates)
+        return np.concatenate([clip, concepts * is_footage[:, None]], axis=1)
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeddings of texts: CLIP's, then over the concepts; zeros for a text that says none."""
-        named = concept_embeddings.text_embeddings(self._vocabulary, texts)
-        return np.concatenate([self._clip.texts(texts), named], axis=1)
+        """Embeddings of texts, float32 `[texts, d + concepts]`; the concepts' part is zero for a
+        text that names no concept."""
+        concepts = concept_embeddings.text_embeddings(self._vocabulary, texts)
+        return np.concatenate([self._clip.texts(texts), concepts], axis=1)
 
     @cached_property
-    def _width(self) -> int:
+    def _clip_width(self) -> int:
         return int(self._clip.texts([""]).shape[1])

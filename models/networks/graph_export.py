@@ -1,4 +1,4 @@
-"""Export a network from torch to a graph without weights, and check the one against the other."""
+"""Export a network from torch to a graph without weights, and check the graph against torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from reellama.models.networks.graph_session import GraphSession
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-OPSET = 18  # of ONNX: what onnxruntime reads since 2023
-FRAMES = "frames"  # the name of the dimension of any size, the first of each input
-CHECKED_FRAMES = (1, 2, 5)  # how many frames a graph is checked with
-# The largest difference from torch's float32, in parts of its largest number. Measured: 2e-6.
+OPSET = 18  # of ONNX; onnxruntime reads it since 2023
+FRAMES = "frames"  # name of the dynamic dimension, the first of each input
+CHECKED_FRAMES = (1, 2, 5)  # numbers of frames that a graph is checked with
+# Largest difference from torch's float32 output, relative to its largest value. Measured: 2e-6.
 TOLERANCE = 1e-4
 
 
@@ -29,9 +29,14 @@ def export_graph(
 ) -> Graph:
     """The graph of a module in float32, in inference mode.
 
-    inputs: examples with two frames or more, by name, in their order. weight_names: what the file
-    of the weights calls them, by their names in the module; others become a part of the graph.
-    Raises GraphError where torch cannot export the module.
+    Args:
+        module: computes the outputs from the inputs.
+        inputs: example inputs of two frames or more, by name, in the module's order.
+        weight_names: name of a weight in the module -> its name in the weights file. Weights that
+            are not in it become a part of the graph.
+
+    Raises:
+        GraphError: torch cannot export the module.
     """
     frames = torch.export.Dim(FRAMES, min=1)
     try:
@@ -43,7 +48,7 @@ def export_graph(
                 input_names=list(inputs),
                 dynamic_shapes=tuple({0: frames} for _ in inputs),
                 dynamo=True,
-                optimize=False,  # else products with weights would become new weights
+                optimize=False,  # constant folding would turn products of weights into new weights
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -59,82 +64,79 @@ def export_graph(
 def check_graph(
     graph: Graph, weights: Path, module: nn.Module, example: Mapping[str, Tensor]
 ) -> None:
-    """Compare what onnxruntime and torch make of random inputs that are like the example.
-
-    Raises GraphError where they differ.
-    """
+    """Raise GraphError where onnxruntime and torch differ on random inputs like the example."""
     session = GraphSession(graph, weights)
     random = torch.Generator().manual_seed(0)
-    for count in CHECKED_FRAMES:
-        inputs = [_random_like(tensor, count, random) for tensor in example.values()]
+    for n_frames in CHECKED_FRAMES:
+        inputs = [_random_like(tensor, n_frames, random) for tensor in example.values()]
         with torch.inference_mode():
-            wanted = module(*inputs)
-        outputs = session.outputs(*(each.cpu().numpy() for each in inputs))
-        for found, tensor in zip(
-            outputs, wanted if isinstance(wanted, tuple) else (wanted,), strict=True
-        ):
-            difference = float(np.abs(found - tensor.cpu().numpy()).max())
+            expected = module(*inputs)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        outputs = session.outputs(*(tensor.cpu().numpy() for tensor in inputs))
+        for output, tensor in zip(outputs, expected, strict=True):
+            difference = float(np.abs(output - tensor.cpu().numpy()).max())
+            # Written so that a NaN fails, too.
             if not difference <= TOLERANCE * float(tensor.abs().max()):
                 raise GraphError(f"onnxruntime is {difference:.2g} away from torch")
 
 
-def _random_like(example: Tensor, count: int, random: torch.Generator) -> Tensor:
-    shape = (count, *example.shape[1:])
+def _random_like(example: Tensor, n_frames: int, random: torch.Generator) -> Tensor:
+    """A random input of the example's type and of `n_frames` frames."""
+    shape = (n_frames, *example.shape[1:])
     if example.dtype == torch.uint8:
         return torch.randint(0, 256, shape, dtype=torch.uint8, generator=random)
-    if example.dtype == torch.int64:  # tokens: the last one of the vocabulary ends a text
+    if example.dtype == torch.int64:  # CLIP's token ids; the largest is the end of the text
         ids = torch.randint(0, int(example.max()), shape, generator=random)
         ids[:, -1] = example.max()
         return ids
-    if example.ndim == 1:  # times: they ascend
-        return torch.arange(count, dtype=example.dtype)
+    if example.ndim == 1:  # times, which ascend
+        return torch.arange(n_frames, dtype=example.dtype)
     return torch.randn(shape, generator=random)
 
 
 def _without_weights(model: ModelProto, weight_names: Mapping[str, str]) -> ModelProto:
-    """The model, simplified, with references in place of the weights, by their names in the file.
+    """The model, optimized, with references in place of the weights, named as in their file.
 
-    They are inputs while it is simplified: what is computed from them alone is left to onnxruntime.
+    While the model is optimized, the weights are inputs, so that the optimizer folds no constants
+    out of them. onnxruntime does that when it loads the weights.
     """
     from onnx import helper
     from onnxscript import optimizer
 
-    kept = [w for w in model.graph.initializer if w.name not in weight_names]
+    constants = [w for w in model.graph.initializer if w.name not in weight_names]
     weights = [w for w in model.graph.initializer if w.name in weight_names]
-    inputs = list(model.graph.input)
-    _replace(model.graph.initializer, kept)
+    inputs = {value.name for value in model.graph.input}
+    _replace(model.graph.initializer, constants)
     model.graph.input.extend(
         helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)) for w in weights
     )
     model = optimizer.optimize(model)
-    _replace(
-        model.graph.input, [i for i in model.graph.input if i.name in {v.name for v in inputs}]
-    )
+    _replace(model.graph.input, [value for value in model.graph.input if value.name in inputs])
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(_reference(w) for w in weights if w.name in used)
     _drop_source_locations(model)
-    for named in (*model.graph.initializer,):
-        named.name = weight_names.get(named.name, named.name)
+    for tensor in model.graph.initializer:
+        tensor.name = weight_names.get(tensor.name, tensor.name)
     for node in model.graph.node:
         _replace(node.input, [weight_names.get(name, name) for name in node.input])
     return model
 
 
 def _reference(weight: TensorProto) -> TensorProto:
-    """A tensor whose numbers are elsewhere: onnxruntime is given them by its name."""
+    """A tensor without values; `GraphSession` gives them to onnxruntime by the tensor's name."""
     from onnx import TensorProto
 
-    size = int(np.prod(weight.dims)) * np.dtype(np.float32).itemsize
-    made = TensorProto(name=weight.name, data_type=weight.data_type, dims=weight.dims)
-    made.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "weights"), ("offset", "0"), ("length", str(size))):
-        entry = made.external_data.add()
+    n_bytes = int(np.prod(weight.dims)) * np.dtype(np.float32).itemsize
+    reference = TensorProto(name=weight.name, data_type=weight.data_type, dims=weight.dims)
+    reference.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights"), ("offset", "0"), ("length", str(n_bytes))):
+        entry = reference.external_data.add()
         entry.key, entry.value = key, value
-    return made
+    return reference
 
 
 def _drop_source_locations(model: ModelProto) -> None:
-    """Remove where in the sources each node comes from: nine tenths of the bytes."""
+    """Remove the source location of each node, which takes nine tenths of the bytes."""
     model.ClearField("metadata_props")
     model.graph.ClearField("metadata_props")
     model.graph.ClearField("value_info")
@@ -147,11 +149,12 @@ def _drop_source_locations(model: ModelProto) -> None:
 
 
 def _external(model: ModelProto) -> list[TensorProto]:
+    """The tensors that are references to the weights file."""
     return [w for w in model.graph.initializer if w.external_data]
 
 
 def _replace(repeated: Any, values: Sequence[Any]) -> None:
-    """Put other values into a repeated field of a protobuf."""
-    kept = list(values)
+    """Replace the values of a repeated field of a protobuf."""
+    copied = list(values)  # deleting below invalidates values that are still in the field
     del repeated[:]
-    repeated.extend(kept)
+    repeated.extend(copied)

@@ -1,11 +1,11 @@
-"""A graph file: what a network computes, as ONNX without its weights.
+"""Graph files: a network as ONNX, without its weights.
 
-The weights stay where they are, in a safetensors file, and are handed to onnxruntime by name. So a
-graph is a few kilobytes, weights exist once, and new weights of the same shapes need no new graph.
+The weights stay in their safetensors file and are handed to onnxruntime by name. So a graph is a
+few kilobytes, weights are stored once, and new weights of the same shapes need no new graph.
 
-It is a ZIP archive of graph.onnx and graph.json, with merges.txt for a network of texts. The
-archive's checksums show damage, and it is written in one step. `made_for` in graph.json is the
-fingerprint of the network that it belongs to.
+A graph file is a ZIP archive of graph.onnx and graph.json, and for a network that takes tokens
+merges.txt. The archive's checksums show damage. `made_for` in graph.json is the `fingerprint` of
+the network.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 
-# Raise it when the networks' code computes something else from the same weights: older graphs are
-# then made again.
+# Count it up when the code of a network changes its outputs: older graphs are then exported again.
 VERSION = 1
 GRAPHS = "graphs"  # the folder of a bundle's graphs
 MODEL, DESCRIPTION, MERGES = "graph.onnx", "graph.json", "merges.txt"
 
 
 class GraphError(ReellamaError):
-    """A graph that cannot be used; the message is what is wrong, without the file's name."""
+    """A graph that cannot be used. The message says why, without the file's name."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network's ONNX model, and the names of the weights that it takes from their file.
+    """A network as ONNX, without its weights.
 
-    reason: why there is no model, where this network cannot be exported; else "".
-    merges: of the tokenizer, where it takes tokens (`models/vision/clip_tokenizer.py`).
+    Attributes:
+        model: the ONNX model, serialized; empty where torch cannot export the network.
+        weights: names of the weights that the model takes from their file.
+        reason: why `model` is empty, else "".
+        merges: BPE merges of the tokenizer, for a network that takes tokens
+            (`models/vision/clip_tokenizer.py`).
     """
 
     model: bytes
@@ -48,15 +51,20 @@ class Graph:
 
 
 def fingerprint(settings: Mapping[str, Any], shapes: Mapping[str, Sequence[Any]]) -> str:
-    """SHA-256, in hexadecimal, of all but the values of the weights that a graph depends on."""
+    """SHA-256, in hexadecimal, of what a graph depends on: all but the values of the weights.
+
+    Args:
+        settings: of the network, see `NetworkSource.settings`.
+        shapes: type and shape of each weight, see `weight_shapes`.
+    """
     fields = [VERSION, settings, sorted(shapes.items())]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def read_graph(path: Path, made_for: str) -> Graph | None:
-    """The graph in a file, None where there is no file.
+    """The graph in a file, or None if there is no file.
 
-    Raises GraphError for a file that is damaged, or made for a network with another fingerprint.
+    Raises GraphError for a damaged file and for a fingerprint other than `made_for`.
     """
     try:
         with ZipFile(path) as archive:
@@ -77,9 +85,9 @@ def read_graph(path: Path, made_for: str) -> Graph | None:
 
 
 def write_graph(path: Path, graph: Graph, made_for: str) -> None:
-    """Write a graph file, whole or not at all, always of the same bytes for the same graph.
+    """Write a graph file atomically; the same graph always gives the same bytes.
 
-    Raises ReellamaError where it cannot be written.
+    Raises ReellamaError for a file that cannot be written.
     """
     description = {"made_for": made_for, "reason": graph.reason, "weights": graph.weights}
     try:

@@ -1,9 +1,12 @@
 """The networks of a bundle: where their weights are, and how torch builds them.
 
-tower, images, texts         of its CLIP: features of frames; embeddings of frames and of texts
-projector, concepts          soft tokens of drawn clips, and of real footage
-projector_reading, concept_reading    what these say, and where they look
-frame_concepts               what is seen in single frames, by which footage is searched
+tower              CLIP's image tower: grid features of frames
+images, texts      CLIP's embeddings of frames and of texts
+projector          soft tokens of drawn clips
+concepts           soft tokens of real footage
+projector_reading  words and attention of the projector's soft tokens
+concept_reading    words and attention of the concept model's soft tokens
+frame_concepts     concept probabilities of single frames, for search
 """
 
 from __future__ import annotations
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOWER_WEIGHTS, TOWER_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
-EXAMPLE_FRAMES = 3
-# Networks whose settings do not name them: those of a time when each weights file had one. Graphs
-# that were exported then are found by the same fingerprint.
+EXAMPLE_FRAMES = 3  # frames of the example input for the export
+# Networks without a name in their settings: they were the only ones of their weights file when
+# their graphs were first exported, and those graphs' fingerprints must not change.
 UNNAMED_IN_SETTINGS = ("projector", "concepts")
 FeatureNetwork = Literal[
     "projector", "concepts", "projector_reading", "concept_reading", "frame_concepts"
@@ -36,7 +39,7 @@ FeatureNetwork = Literal[
 
 @dataclass(frozen=True)
 class ClipPart:
-    """A part of a bundle's CLIP, an open_clip folder inside of it."""
+    """A part of a bundle's CLIP model: see the module's docstring."""
 
     name: Literal["tower", "images", "texts"]
     folder: Path
@@ -44,7 +47,7 @@ class ClipPart:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The CLIP model's configuration; for the tower also which layers its grid takes."""
+        """The CLIP model's configuration; for the tower also the layers of its grid."""
         config = self._inside / TOWER_CONFIG
         clip = config.read_text(encoding="utf-8") if config.is_file() else self.spec.to_json()
         if self.name == "tower":
@@ -52,16 +55,16 @@ class ClipPart:
         return {"network": self.name, "clip": clip}
 
     def weights(self) -> Path | None:
-        """The file in the bundle, or the one that `keep_weights` wrote there or on this machine."""
-        places = (
+        """The weights file of the bundle, or one that `keep_weights` wrote; None for neither."""
+        candidates = (
             self._inside / TOWER_WEIGHTS,
             self.folder / GRAPHS / self._weights_name,
             EXPORTED_GRAPHS / self._weights_name,
         )
-        return next((path for path in places if path.is_file()), None)
+        return next((path for path in candidates if path.is_file()), None)
 
     def keep_weights(self, folder: Path) -> Path:
-        """See `NetworkSource.keep_weights`. One file has the weights of all parts."""
+        """See `NetworkSource.keep_weights`. All parts of a CLIP model share the file."""
         own = self._inside / TOWER_WEIGHTS
         path = own if own.is_file() else folder / self._weights_name
         if not path.is_file():
@@ -75,12 +78,12 @@ class ClipPart:
 
     @property
     def _inside(self) -> Path:
-        """The tower's folder in the bundle, if it has one."""
+        """The tower's folder in the bundle, which exists only if the bundle has its own tower."""
         return self.folder / self.spec.name
 
     @property
     def _weights_name(self) -> str:
-        spec = {**self.spec.to_json(), "layer": 0, "finer": 0}  # the same weights for any grid
+        spec = {**self.spec.to_json(), "layer": 0, "finer": 0}  # the weights are the same
         where = str(self._inside.resolve()) if self._inside.is_dir() else ""
         return f"clip-{fingerprint(spec, {where: []})[:16]}.safetensors"
 
@@ -103,7 +106,7 @@ class ClipPart:
         weights = self.weights()
         assert weights is not None
         clip, tokenizer = self._load()
-        if weights.parent != self._inside:  # a tower without pretrained weights is random
+        if weights.parent != self._inside:  # else `_load` has loaded them
             clip.load_state_dict(load_file(weights))
         stored = weight_shapes(weights)
         if self.name == "texts":
@@ -125,10 +128,13 @@ class ClipPart:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """A network that takes features: a bundle's projector or concepts, or a reading of them.
+    """A network of a bundle that takes features: see the module's docstring.
 
-    file: the name of its weights file. prefix: what the weights' names there begin with. config:
-    sizes of the module. load_module: makes the module, with its weights, in float32.
+    Attributes:
+        file: name of the weights file in the bundle.
+        config: sizes of the module.
+        load_module: returns the module with its weights, in float32.
+        prefix: of the weights' names in the file.
     """
 
     name: FeatureNetwork
@@ -140,20 +146,20 @@ class FeatureSource:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The sizes of its module."""
+        """The sizes of the module, and the network's name."""
         name = {} if self.name in UNNAMED_IN_SETTINGS else {"network": self.name}
         return {**name, **self.config}
 
     def weights(self) -> Path | None:
-        """The file in the bundle. Where it is missing the bundle is broken, as reading it says."""
+        """The weights file of the bundle; reading it reports a missing one."""
         return self.folder / self.file
 
     def keep_weights(self, folder: Path) -> Path:
-        """The bundle has the weights; nothing is written."""
+        """The weights file of the bundle; nothing is written."""
         return self.folder / self.file
 
     def module(self) -> nn.Module:
-        """The network as a torch module, of one video's arrays."""
+        """The network as a torch module that takes the arrays of one video, without a batch."""
         from reellama.models.networks import torch_modules as modules
 
         kinds: dict[str, Callable[[Any], nn.Module]] = {
@@ -164,10 +170,10 @@ class FeatureSource:
         return kinds.get(self.name, modules.SoftTokenModule)(self.load_module())
 
     def run_in_torch(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """What torch makes of the arrays that its graph would take."""
+        """The outputs of the network in torch, for the same arrays as its graph takes."""
         import torch
 
-        module = self.module()  # here, where what is made can still learn
+        module = self.module()  # made outside of inference mode, so that it can still be trained
         with torch.inference_mode():
             output = module(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
         outputs = output if isinstance(output, tuple) else (output,)
@@ -199,6 +205,7 @@ def _export(
     weights: Path | None,
     merges: str = "",
 ) -> Graph:
+    """Export a module and check the graph against it. Raises GraphError."""
     from reellama.models.networks.graph_export import check_graph, export_graph
 
     assert weights is not None

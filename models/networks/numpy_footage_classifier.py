@@ -1,4 +1,4 @@
-"""Whether a video is real footage or a drawn clip: a `FootageClassifier` without torch."""
+"""The `FootageClassifier` without torch: is a video real footage or a drawn clip?"""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from reellama.models.networks.weights_file import read_weights, weight_shapes
 
 
 class NumpyFootageClassifier:
-    """The classifier in a bundle's weights file, whose names there begin with `prefix`; without
-    one, everything is real footage."""
+    """The footage classifier of a bundle. Without weights it takes every video for real footage.
+
+    path: a safetensors file. prefix: of the classifier's weights there.
+    """
 
     def __init__(self, path: Path, prefix: str) -> None:
         names = [f"{prefix}.linear.{name}" for name in ("weight", "bias")]
-        known = names[0] in weight_shapes(path)
-        self._weights = list(read_weights(path, names).values()) if known else None
+        is_stored = names[0] in weight_shapes(path)
+        self._weights = list(read_weights(path, names).values()) if is_stored else None
 
     @property
     def has_weights(self) -> bool:
-        """Whether there is a classifier."""
+        """Whether the file has the classifier's weights."""
         return self._weights is not None
 
     def __call__(self, features: np.ndarray) -> bool:
@@ -28,10 +30,11 @@ class NumpyFootageClassifier:
         return bool(self._classify(features.mean((0, 1))[None])[0])
 
     def of_frames(self, features: np.ndarray) -> np.ndarray:
-        """Which frames by themselves are of real footage: bool `[T]`."""
+        """Whether each frame by itself is of real footage: bool `[T]`."""
         return self._classify(features.mean(1))
 
     def _classify(self, means: np.ndarray) -> np.ndarray:
+        """Mean features `[N, channels]` -> whether each is of real footage, bool `[N]`."""
         if self._weights is None:
             return np.ones(len(means), bool)
         weight, bias = self._weights

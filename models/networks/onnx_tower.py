@@ -1,4 +1,4 @@
-"""A visual tower in onnxruntime: frames in, a grid of features out, as `Tower.grid` in torch."""
+"""A visual tower in onnxruntime: the grid of features that `Tower.grid` computes in torch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ from reellama.models.vision.frame_pixels import square_pixels
 if TYPE_CHECKING:
     from reellama.models.networks.graph_session import GraphSession
 
-# Frames a step: one to eight take the same time, and the more, the more memory.
+# A frame takes the same time in batches of one to eight; small batches take less memory.
 BATCH_FRAMES = 2
 
 
 class FrameEncoder(Protocol):
-    """What a `Tower` and an `OnnxTower` have in common.
-
-    size: side of the square that frames are resized to, in pixels.
-    """
+    """The interface that `Tower` and `OnnxTower` share; `size` is the input's side in pixels."""
 
     @property
     def size(self) -> int: ...
@@ -29,19 +26,20 @@ class FrameEncoder(Protocol):
 
 
 class OnnxTower:
-    """A tower of a `GraphSession`, whose module is `torch_modules.TowerModule`."""
+    """A visual tower, from the graph of a `torch_modules.TowerModule`."""
 
     def __init__(self, session: GraphSession) -> None:
         self._session = session
         self.size = int(session.input_shape[1])
 
     def grid(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Features of every cell: float32 `[frames, cells, channels]`, cells row by row."""
+        """uint8 RGB frames `[H, W, 3]` -> features float32 `[frames, cells, channels]`, cells row
+        by row."""
         return over_frames(self._session, frames)
 
 
 def over_frames(session: GraphSession, frames: Sequence[np.ndarray]) -> np.ndarray:
-    """What a network of pixels makes of frames of any size, a row for each."""
+    """Run a network that takes pixels on uint8 RGB frames `[H, W, 3]`: `[frames, ...]`."""
     pixels = square_pixels(frames, int(session.input_shape[1]))
     starts = range(0, len(pixels), BATCH_FRAMES)
     return np.concatenate([session(pixels[s : s + BATCH_FRAMES]) for s in starts])

@@ -1,11 +1,12 @@
-"""Which runtime a network of a bundle runs in: the one place where that is decided.
+"""Choose the runtime of a bundle's network, and load the network there:
 
-1. onnxruntime, with the graph beside the bundle's weights (`graphs/NAME.zip`);
-2. else with the graph that was exported on this machine before (`graphs/` in the user's cache);
-3. else it is exported now, checked against torch and kept there, where the packages for that are;
-4. else torch, as it does when REELLAMA_NETWORKS is `torch`.
+1. onnxruntime with the bundle's own graph (`graphs/NAME.zip`), or
+2. onnxruntime with a graph from the user's cache, which was exported on this machine before, or
+3. onnxruntime with a graph that is exported now and kept in the cache, if the packages that
+   `can_export` names are installed, or
+4. torch.
 
-A graph that is damaged, or made for another network, counts as missing.
+A damaged graph, or one for other weights, counts as missing. REELLAMA_NETWORKS=torch skips 1 to 3.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ from reellama.models.networks.graph_file import (
 )
 from reellama.models.networks.weights_file import weight_shapes
 
-EXPORTERS = ("torch", "onnx", "onnxscript")  # with which torch writes ONNX
-RUNTIME = "REELLAMA_NETWORKS"  # environment: `torch` or `onnx`
+EXPORT_PACKAGES = ("torch", "onnx", "onnxscript")
+RUNTIME = "REELLAMA_NETWORKS"  # environment variable: `torch` or `onnx`
 
 
 class NetworkSource(Protocol):
     """A network of a bundle before it is loaded.
 
-    name: see `network_sources`. folder: the bundle. settings: what its graph depends on beside its
-    weights, as JSON.
+    Attributes:
+        name: see `network_sources`.
+        folder: of the bundle.
+        settings: what the network's graph depends on besides the weights, as JSON values.
     """
 
     @property
@@ -48,29 +51,31 @@ class NetworkSource(Protocol):
     def settings(self) -> dict[str, Any]: ...
 
     def weights(self) -> Path | None:
-        """The safetensors file of its weights; None where there is none."""
+        """The safetensors file with the network's weights, or None."""
         ...
 
     def keep_weights(self, folder: Path) -> Path | None:
-        """Write the weights, where there is no file of them, into a folder, by torch; returns the
-        file. Raises ReellamaError."""
+        """Write the weights into `folder` if no file has them yet, and return their file. Needs
+        torch. Raises ReellamaError."""
         ...
 
     def export(self) -> Graph:
-        """The network's graph, made by torch and checked against it. Raises GraphError."""
+        """Export the network with torch and check the graph against it. Raises GraphError."""
         ...
 
 
 class OpenedNetwork(NamedTuple):
-    """A network's session in onnxruntime, None where torch must run it; and a warning where a graph
-    could not be used, else ""."""
+    """A network's session in onnxruntime, or None where torch must run the network.
 
-    session: Any  # GraphSession | None: onnxruntime is imported late
+    warning: why a graph was not used, else "".
+    """
+
+    session: Any  # GraphSession | None; onnxruntime is imported late
     warning: str = ""
 
 
 def open_network(source: NetworkSource) -> OpenedNetwork:
-    """Load a network as this module says. Raises BundleError for weights that are damaged."""
+    """Load a network as the module's docstring says. Raises BundleError for damaged weights."""
     if os.environ.get(RUNTIME, "") == "torch":
         return OpenedNetwork(None)
     weights = source.weights()
@@ -90,13 +95,13 @@ def open_network(source: NetworkSource) -> OpenedNetwork:
             if graph is not None and graph.model:
                 return OpenedNetwork(GraphSession(graph, weights), warning)
             if graph is not None:
-                return OpenedNetwork(None, warning)  # known not to be exportable
+                return OpenedNetwork(None, warning)  # an earlier export failed
         except GraphError as error:
             warning = f"{path} is not used: {error}"
     graph = _exported(source)
     if graph is None:
         return OpenedNetwork(None, warning)
-    with suppress(ReellamaError):  # the answer is just as good, only not as quick the next time
+    with suppress(ReellamaError):  # a graph that is not kept is exported again the next time
         write_graph(cached_graph, graph, made_for)
     if not graph.model:
         return OpenedNetwork(None, f"torch runs the {source.name}: {graph.reason}")
@@ -104,15 +109,15 @@ def open_network(source: NetworkSource) -> OpenedNetwork:
 
 
 def can_export() -> bool:
-    """Whether the packages are here with which torch writes ONNX."""
-    return all(find_spec(name) for name in EXPORTERS)
+    """Whether the packages that torch needs to write ONNX are installed."""
+    return all(find_spec(name) for name in EXPORT_PACKAGES)
 
 
 def write_graphs(sources: Iterable[NetworkSource]) -> list[Path]:
-    """Export networks and write their graphs into their bundle, with the weights of a tower that
-    open_clip keeps elsewhere.
+    """Export networks and write their graphs into their bundle; returns the files.
 
-    Raises GraphError where that cannot be done, or where onnxruntime makes something else of it.
+    A CLIP whose weights are not in the bundle gets a copy of them there. Raises GraphError where a
+    network cannot be exported or onnxruntime computes something else.
     """
     written = []
     for source in sources:
@@ -125,8 +130,8 @@ def write_graphs(sources: Iterable[NetworkSource]) -> list[Path]:
 
 
 def _exported(source: NetworkSource) -> Graph | None:
-    """The network's graph, made now; one without a model where torch cannot export it, None where
-    ONNX cannot be written here."""
+    """Export a network's graph now; None where the packages are missing, and a graph without a
+    model where torch cannot export the network."""
     if not can_export():
         return None
     try:

@@ -1,4 +1,4 @@
-"""The networks of a bundle as torch modules of one video's arrays: what is exported."""
+"""The networks of a bundle as torch modules for export: they take one video, without a batch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from reellama.models.projector.temporal_projector import Projector
 from reellama.models.vision.encoder import forward_grid, grid_layers, pixel_scale
 
 
-class _OfPixels(nn.Module):
-    """What takes uint8 pixels `[T, size, size, 3]` to the image tower `visual` of a CLIP.
+class _PixelModule(nn.Module):
+    """CLIP's image tower `visual`, with a float32 input scaled from uint8 pixels.
 
-    In float32 and with the weights as they are in their file.
+    The scaling is a step of its own, so that the weights are those of the weights file.
     """
 
     pixel_mean: Tensor
@@ -27,11 +27,12 @@ class _OfPixels(nn.Module):
         self.register_buffer("pixel_deviation", deviation)
 
     def scaled(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels `[T, size, size, 3]` -> the tower's input `[T, 3, size, size]`."""
         return (pixels.permute(0, 3, 1, 2).float() - self.pixel_mean) / self.pixel_deviation
 
 
-class TowerModule(_OfPixels):
-    """Pixels -> features `[T, cells, channels]`, as `Tower.grid`."""
+class TowerModule(_PixelModule):
+    """Pixels `[T, size, size, 3]` -> features `[T, cells, channels]`, as `Tower.grid`."""
 
     def __init__(self, visual: nn.Module, layer: int, fine_layers: int) -> None:
         super().__init__(visual)
@@ -41,8 +42,9 @@ class TowerModule(_OfPixels):
         return forward_grid(self.visual, self.scaled(pixels), self.layers)
 
 
-class ImageEmbeddingModule(_OfPixels):
-    """Pixels -> L2-normalized embeddings `[T, d]`, as `Tower.embed_images`."""
+class ImageEmbeddingModule(_PixelModule):
+    """Pixels `[T, size, size, 3]` -> L2-normalized embeddings `[T, d]`, as
+    `Tower.embed_images`."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return nn.functional.normalize(self.visual(self.scaled(pixels)), dim=-1)
@@ -63,7 +65,7 @@ class TextEmbeddingModule(nn.Module):
 class SoftTokenModule(nn.Module):
     """Features `[T, cells, channels]` at `times [T]` seconds -> soft tokens `[tokens, n_embd]`.
 
-    Of what takes batches with a mask, as a projector does.
+    batched: a `Projector` or `ConceptTokens`, which take a batch and its mask.
     """
 
     def __init__(self, batched: nn.Module) -> None:
@@ -75,8 +77,8 @@ class SoftTokenModule(nn.Module):
 
 
 class ProjectorReadingModule(nn.Module):
-    """As `SoftTokenModule`, but what the tokens say, `[tokens, words]`, and where they look,
-    `[tokens, T, cells]`."""
+    """Inputs as `SoftTokenModule` -> word probabilities `[tokens, words]` and attention
+    `[tokens, T, cells]` of the soft tokens."""
 
     def __init__(self, batched: Projector) -> None:
         super().__init__()
@@ -88,8 +90,9 @@ class ProjectorReadingModule(nn.Module):
 
 
 class ConceptReadingModule(nn.Module):
-    """As `ProjectorReadingModule` for the free tokens, after what is seen: the probability of each
-    concept `[concepts]`, and how much each cell speaks for it, `[T, cells, concepts]`."""
+    """Inputs as `SoftTokenModule` -> probabilities of the concepts `[concepts]`, their logits in
+    each cell `[T, cells, concepts]`, and word probabilities `[free, concepts]` and attention
+    `[free, T, cells]` of the free tokens."""
 
     def __init__(self, batched: ConceptTokens) -> None:
         super().__init__()
@@ -107,7 +110,7 @@ class ConceptReadingModule(nn.Module):
 
 
 class FrameConceptsModule(nn.Module):
-    """Features `[T, cells, channels]` -> how likely each concept is in each frame by itself,
+    """Features `[T, cells, channels]` -> probabilities of the concepts in each frame by itself,
     `[T, concepts]`."""
 
     def __init__(self, batched: ConceptTokens) -> None:
@@ -115,11 +118,11 @@ class FrameConceptsModule(nn.Module):
         self.batched = batched
 
     def forward(self, features: Tensor) -> Tensor:
-        mask = torch.ones_like(features[:, :1, 0], dtype=torch.bool)
+        mask = torch.ones_like(features[:, :1, 0], dtype=torch.bool)  # [T, 1]: T videos of a frame
         return self.batched.head.probabilities(features[:, None], mask)
 
 
 def _batch(features: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch of one video, and its mask."""
+    """A batch of one video: features, times and a mask without padding."""
     mask = torch.ones_like(times, dtype=torch.bool)
     return features[None], times[None], mask[None]

@@ -1,4 +1,4 @@
-"""The weights of a network in a safetensors file, as numpy arrays, without torch."""
+"""Read the weights of a network from a safetensors file into NumPy arrays, without torch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from reellama.models.bundle_config import BundleError
 
 @contextmanager
 def opened_weights(path: Path, framework: str = "numpy") -> Iterator[Any]:
-    """A weights file as safetensors opens it. Raises BundleError for one that is missing or is
-    none."""
+    """`safe_open` of a file. Raises BundleError if it is missing or not a safetensors file."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -28,12 +27,12 @@ def opened_weights(path: Path, framework: str = "numpy") -> Iterator[Any]:
 
 
 def read_weights(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Weights by name, float32. Raises BundleError, for numbers that are not finite too."""
-    return dict(each_weight(path, names))
+    """Weights by name, float32. Raises BundleError for a bad file and for values not finite."""
+    return dict(iter_weights(path, names))
 
 
-def each_weight(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors one by one, so that a caller that copies them never has all of them twice."""
+def iter_weights(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """As `read_weights`, one by one, so that a caller that copies them never holds them twice."""
     with opened_weights(path) as file:
         for name in names:
             weight = file.get_tensor(name).astype(np.float32)
@@ -43,14 +42,15 @@ def each_weight(path: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndar
 
 
 def weight_shapes(path: Path) -> dict[str, list[Any]]:
-    """The type and the shape of each of its tensors, by name; only the header is read."""
+    """Type and shape of each tensor in a file, by name: `["F16", 576, 384]`. Reads the header
+    only."""
     with opened_weights(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # no dict
     return {name: [part.get_dtype(), *part.get_shape()] for name, part in slices.items()}
 
 
 def not_finite(path: Path, name: str) -> BundleError:
-    """The error for a weight that holds NaN or infinite numbers."""
+    """The error for a weight with NaN or infinite values."""
     return BundleError(
         f"{path}: {name} holds NaN or infinite numbers; the training diverged or the file is "
         "damaged"

@@ -122,7 +122,7 @@ def _initial_tokens(
     words = [
         llm.embed(llm.tokenizer.encode(f" {word}")).float().mean(0) for word in vocabulary.words
     ]
-    tokens.take_words(torch.stack(words))
+    tokens.init_words(torch.stack(words))
     return vocabulary, tokens.to(instruction.device)
 
 

@@ -40,7 +40,7 @@ def kept_graphs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 @pytest.fixture
 def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is needed to export is here."""
-    monkeypatch.setattr(open_network, "EXPORTERS", ("onnx", "onnxscript"))
+    monkeypatch.setattr(open_network, "EXPORT_PACKAGES", ("onnx", "onnxscript"))
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +243,7 @@ def test_a_tower_that_is_not_in_the_bundle_as_safetensors_is_exported_once(
     first = Bundle.load(bundle_folder)
     found = first.features(FRAMES)
     assert np.array_equal(found, Bundle.load(with_graphs).features(FRAMES)) and not first.warning
-    monkeypatch.setattr(open_network, "EXPORTERS", ("no such package",))
+    monkeypatch.setattr(open_network, "EXPORT_PACKAGES", ("no such package",))
     again = Bundle.load(bundle_folder)
     assert again.networks.session("tower") and np.array_equal(again.features(FRAMES), found)
 
