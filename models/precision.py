@@ -1,11 +1,11 @@
-"""In which numbers torch multiplies: the one place that asks for bfloat16.
+"""The dtype that torch computes in: the only module that asks torch for bfloat16.
 
-bfloat16 halves what moves through memory, and is quicker where the hardware multiplies it: on GPUs,
-with AMX (eight times as fast as float32) and with AVX512-BF16. On one core of an EPYC with the
-latter, linear layers were 1.6 to 3.5 times as fast as in float32 and convolutions 1.9 to 4.6 times.
-Elsewhere it is computed in software: on the same core, oneDNN kept to AVX512 took up to 4 times as
-long as for float32, kept to AVX2 up to 70 times, and torch without oneDNN up to 50. So nothing
-else in this project names bfloat16 to torch (tests/models/training/test_precision.py).
+bfloat16 halves the memory traffic and is faster where the hardware multiplies it: on GPUs, with AMX
+(eight times as fast as float32) and with AVX512-BF16 (on one core of an EPYC, 1.6 to 3.5 times for
+linear layers and 1.9 to 4.6 times for convolutions). Elsewhere it is computed in software: on the
+same core, oneDNN limited to AVX512 took up to 4 times as long as for float32, limited to AVX2 up to
+70 times, and torch without oneDNN up to 50 times. tests/models/training/test_precision.py checks
+that no other module names bfloat16 to torch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import os
 import torch
 
 CPU = torch.device("cpu")
-# What keeps oneDNN, which does torch's products, to older instructions, and those too old.
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+# Environment variables that limit oneDNN, which computes torch's matrix products, to older
+# instruction sets; and their values without bfloat16 instructions.
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 WITHOUT_BFLOAT16 = (
     *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
     *("AVX512_CORE", "AVX512_CORE_VNNI"),
@@ -24,12 +25,12 @@ WITHOUT_BFLOAT16 = (
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor does so in hardware, and torch may let it."""
-    has = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    # Torch's own kernels may be kept to less than the processor has, with ATEN_CPU_CAPABILITY.
-    kept_to = torch.backends.cpu.get_cpu_capability()
-    limited = any(os.environ.get(name, "").upper() in WITHOUT_BFLOAT16 for name in LIMITS)
-    return has and "AVX512" in kept_to and torch.backends.mkldnn.is_available() and not limited
+    """Whether torch multiplies bfloat16 with the processor's own instructions."""
+    supported = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    # ATEN_CPU_CAPABILITY may limit torch's own kernels to less than the processor has.
+    in_torch = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    limited = any(os.environ.get(name, "").upper() in WITHOUT_BFLOAT16 for name in ONEDNN_LIMITS)
+    return supported and in_torch and torch.backends.mkldnn.is_available() and not limited
 
 
 def compute_dtype(device: torch.device = CPU) -> torch.dtype:
@@ -38,6 +39,6 @@ def compute_dtype(device: torch.device = CPU) -> torch.dtype:
 
 
 def autocast(device: torch.device = CPU) -> torch.autocast:
-    """A context in which torch multiplies in `compute_dtype`, whatever the weights are kept in."""
+    """A context in which torch multiplies in `compute_dtype`, whatever the weights' dtype is."""
     dtype = compute_dtype(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)

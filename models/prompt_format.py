@@ -17,16 +17,11 @@ def messages(
     system: str | None, turns: Sequence[tuple[str, str]], question: str
 ) -> list[dict[str, str]]:
     """Messages for a chat template: the system prompt, earlier turns, then the question."""
-    system_messages = [{"role": "system", "content": system}] if system else []
-    earlier = [
-        message
-        for asked, answered in turns
-        for message in (
-            {"role": "user", "content": asked},
-            {"role": "assistant", "content": answered},
-        )
-    ]
-    return [*system_messages, *earlier, {"role": "user", "content": question}]
+    conversation = [{"role": "system", "content": system}] if system else []
+    for earlier, answer in turns:
+        conversation.append({"role": "user", "content": earlier})
+        conversation.append({"role": "assistant", "content": answer})
+    return [*conversation, {"role": "user", "content": question}]
 
 
 def question_ids(
@@ -36,14 +31,14 @@ def question_ids(
     question: str,
     turns: Sequence[tuple[str, str]] = (),
 ) -> tuple[list[int], list[int]]:
-    """Token ids before and after one video's soft tokens, which begin the first user message.
+    """Token ids before and after a video's soft tokens, which begin the first user message.
 
-    `turns` are earlier questions and answers about it.
+    turns: earlier questions and answers about the video.
     """
     conversation = messages(system, turns, question)
     segments = template.render(conversation)
-    first = 1 if system else 0
-    user = next(i for i, segment in enumerate(segments) if segment.content == first)
+    first_user = 1 if system else 0  # index of the first user message in the conversation
+    user = next(i for i, segment in enumerate(segments) if segment.content == first_user)
     before = [(segment.text, segment.special) for segment in segments[:user]]
     after = [(segment.text, segment.special) for segment in segments[user:]]
     ids = tokenizer.encode_parts(before)
@@ -53,5 +48,5 @@ def question_ids(
 
 
 def multiple_choice(question: str, choices: Sequence[str]) -> str:
-    """A question followed by its choices."""
+    """The text of a question with its choices, as in training."""
     return f"{question}\nChoose one: {'; '.join(choices)}."

@@ -1,4 +1,4 @@
-"""Write a bundle: what `bundle.py` opens."""
+"""Write a bundle, which `bundle.py` opens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reellama.models.bundle import PROJECTOR, SCORES, Bundle
 from reellama.models.bundle_config import BundleConfig
 
-if TYPE_CHECKING:  # torch, which whoever has a projector has imported
+if TYPE_CHECKING:  # these import torch
     from reellama.models.concepts.concept_model import ConceptModel
     from reellama.models.projector.temporal_projector import Projector
 
@@ -18,7 +18,7 @@ def save_bundle(
 ) -> Bundle:
     """Write `bundle.json` and the weights (fp16) of projector and concepts into `folder`.
 
-    Scores that stand there are of the weights before, and are removed.
+    Removes scores in the folder, because they are those of earlier weights.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""The networks of a bundle in torch: for training, for interpretation, and where no graph runs."""
+"""The networks of a bundle in torch: for training, and where no ONNX graph can be used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from reellama.models.projector.temporal_projector import Projector
 
 
 def load_projector(path: Path, config: ProjectorConfig) -> Projector:
-    """A projector with the weights of a file, in float32. Raises BundleError where they do not fit
-    it."""
+    """A projector with the weights of a safetensors file, in float32, for inference.
+
+    Raises BundleError if the file is damaged or does not fit the config.
+    """
     projector = Projector(config)
     try:
         projector.load_state_dict(_load_weights(path))
@@ -30,12 +32,13 @@ def load_projector(path: Path, config: ProjectorConfig) -> Projector:
 
 
 def load_concepts(folder: Path, config: ConceptConfig) -> ConceptModel:
-    """The concepts of a bundle. Raises ReellamaError where their files do not fit each other."""
+    """The concept model of a bundle. Raises ReellamaError if its files do not fit each other."""
     return ConceptModel.load(folder, config, _load_weights(folder / WEIGHTS))
 
 
 def video_batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs of a projector for one video: features, times and mask, as a batch of 1."""
+    """A batch of one video for a projector: features `[1, T, cells, channels]`, times and mask
+    `[1, T]`."""
     grid = torch.from_numpy(np.ascontiguousarray(features, np.float32))[None]
     seconds = torch.from_numpy(np.ascontiguousarray(times, np.float32))[None]
     return grid, seconds, torch.ones(1, len(times), dtype=torch.bool)
@@ -43,7 +46,8 @@ def video_batch(features: np.ndarray, times: np.ndarray) -> tuple[Tensor, Tensor
 
 @torch.inference_mode()
 def soft_tokens(module: nn.Module, features: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """The soft tokens `[tokens, n_embd]` of one video, by a projector or a concept model."""
+    """Soft tokens `[tokens, n_embd]` of a video with features `[T, cells, channels]` at `times [T]`
+    seconds. module: a `Projector` or `ConceptTokens`."""
     tokens: np.ndarray = module(*video_batch(features, times))[0].cpu().numpy()
     return tokens
 

@@ -1,4 +1,4 @@
-"""What only `pip install 'reellama[train]'` brings: nothing imports it to answer."""
+"""The packages of `pip install 'reellama[train]'`, which answering does not need."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ INSTALL = "pip install 'reellama[train]'"
 
 
 def what_to_install(error: ModuleNotFoundError) -> str:
-    """A line for a person who does something that needs one of these; "" for other packages."""
+    """How to install the package of an import error, in one line; "" if it is none of
+    `PACKAGES`."""
     package = (error.name or "").partition(".")[0]
     return f"this needs {package}, which is not installed: {INSTALL}" if package in PACKAGES else ""

@@ -6,9 +6,9 @@
         print(reading.label, reading.text, reading.confidence)
 
 A soft token is a mixture of the LLM's word embeddings, so its words can be read. Its attention is
-that of its query, the mean over heads and blocks. Attention need not explain a decision (Jain and
-Wallace, 2019), and in the encoder the cells attend to each other before. Still, the token of a name
-attends to its own object of two (tests/models/projector/test_interpretation.py).
+that of its query, averaged over heads and blocks. Attention need not explain a decision (Jain and
+Wallace, 2019), and before it the encoder mixes the cells. Still, of two objects the token of a name
+attends to its own (tests/models/projector/test_interpretation.py).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ import numpy as np
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.projector import slots
 
-TOP_WORDS = 5  # most likely words of a soft token that are kept
-FREE_SLOT, IMAGENET = "free", "ImageNet"
+TOP_WORDS = 5  # how many of a soft token's most likely words are reported
+FREE_SLOT, IMAGENET = "free", "ImageNet"  # labels of soft tokens outside of slots
 
 
 @dataclass(frozen=True, eq=False)
 class SoftToken:
     """One soft token of a video.
 
-    number: from 0, in the order in which the LLM reads them.
-    words: its most likely words and their shares of the mixture, in descending order.
-    attention: float32 [T, cells] with the sum 1; None for tokens of ImageNet labels.
+    Attributes:
+        number: index of the token in the prompt's order, from 0.
+        words: its most likely words and their shares of the mixture, in descending order.
+        attention: float32 `[T, cells]` with the sum 1; None for tokens of ImageNet labels.
     """
 
     number: int
@@ -50,11 +51,14 @@ class SoftToken:
 class SlotReading:
     """The soft tokens of one slot, read by their most likely words.
 
-    label: the slot's name, "free" for tokens after the slots, "ImageNet" for a label of the
-    classifier, and "" in a bundle without slots, where every soft token is read by itself.
-    name: the whole of what the tokens stand for, where they are known to be a part of it.
-    choice: the text that its tokens fit best together and the share of each of its words, where it
-    is known what the slot may say; its likeliest words one by one may be of several such texts.
+    Attributes:
+        label: the slot's name; "free" for tokens after the slots, "ImageNet" for a label of the
+            classifier, and "" in a bundle without slots, where every soft token is a reading.
+        tokens: the soft tokens of the slot.
+        name: the whole ImageNet label, of which the tokens may be only the beginning; else "".
+        choice: of the texts that the slot may hold, the one that fits its tokens best, and the
+            share of each of its words. None where the texts are unknown. The most likely words one
+            by one may mix several such texts.
     """
 
     label: str
@@ -64,7 +68,7 @@ class SlotReading:
 
     @property
     def word_tokens(self) -> tuple[SoftToken, ...]:
-        """Its tokens that have words: those before the first blank one."""
+        """The tokens before the first blank one."""
         if self.choice is not None:
             return self.tokens[: len(self.choice[1])] if self.choice[0] else ()
         blank = [token.is_blank for token in self.tokens]
@@ -85,7 +89,7 @@ class SlotReading:
 
     @property
     def confidence(self) -> float:
-        """The smallest share of one of its words."""
+        """The share of the least likely word."""
         if self.choice is not None:
             return min(self.choice[1])
         return min(token.words[0][1] for token in self.word_tokens or self.tokens)
@@ -101,7 +105,7 @@ class SlotReading:
         return np.mean(maps, axis=0) if maps else None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `inspect --json`."""
+        """JSON values for `inspect --json`."""
         return {
             "slot": self.label,
             "text": self.text,
@@ -120,12 +124,13 @@ class SlotReading:
 
 
 def top_words(probabilities: np.ndarray) -> list[list[tuple[int, float]]]:
-    """The most likely words of each of `[tokens, words]` and their shares, in descending order."""
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_WORDS]
+    """Probabilities `[tokens, words]` -> for each token, its most likely words by number and their
+    probabilities, in descending order."""
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP_WORDS]  # [tokens, TOP_WORDS]
     shares = np.take_along_axis(probabilities, order, axis=1)
     return [
-        [*zip(row, found, strict=True)]
-        for row, found in zip(order.tolist(), shares.tolist(), strict=True)
+        [*zip(words, word_shares, strict=True)]
+        for words, word_shares in zip(order.tolist(), shares.tolist(), strict=True)
     ]
 
 
@@ -141,11 +146,12 @@ def interpret(
     """Read the soft tokens of one video.
 
     Args:
-        word_probabilities, attention: of its tokens, `[tokens, words]` and `[tokens, T, cells]`.
-        word_ids: the LLM's token of each row of the word mixture.
+        word_probabilities, attention: of the soft tokens, `[tokens, words]` and
+            `[tokens, T, cells]`.
+        word_ids: the LLM's token id of each row of the word mixture.
         llm: the GGUF whose tokenizer has the words.
-        slot_texts: what each slot of `reellama.models.projector.slots` may say, where the soft
-            tokens fill those.
+        slot_texts: the texts that each slot of `reellama.models.projector.slots` may hold; None in
+            a bundle without slots.
         top_classes: name, share and token ids of each ImageNet label that follows.
     """
     with Tokenizer.from_path(llm) as tokenizer:
@@ -166,10 +172,11 @@ def interpret(
 
 
 def nearest_rows(embeddings: np.ndarray, vocabulary: np.ndarray) -> list[int]:
-    """The row of `vocabulary [V, n_embd]` that is nearest to each of `embeddings`, by cosine."""
+    """For each of `embeddings [N, n_embd]`, the nearest row of `vocabulary [V, n_embd]` by
+    cosine."""
     lengths = np.linalg.norm(vocabulary, axis=1, keepdims=True)
-    fit = embeddings @ (vocabulary / np.maximum(lengths, 1e-12)).T
-    return [int(n) for n in fit.argmax(1)]
+    similarity = embeddings @ (vocabulary / np.maximum(lengths, 1e-12)).T  # [N, V]
+    return [int(row) for row in similarity.argmax(1)]
 
 
 def _text(tokenizer: Tokenizer, token: int) -> str:
@@ -179,7 +186,10 @@ def _text(tokenizer: Tokenizer, token: int) -> str:
 def slot_readings(
     tokens: Sequence[SoftToken], choices: Sequence[tuple[str, tuple[float, ...]]]
 ) -> list[SlotReading]:
-    """Soft tokens by their slots, each of which says its choice; then the free ones."""
+    """One reading for each slot, then one for each free token.
+
+    choices: text and word shares of each slot, from `best_texts`.
+    """
     spans = zip(slots.slot_names(), slots.slot_spans(), choices, strict=True)
     readings = [
         SlotReading(name, tuple(tokens[start:end]), choice=choice)
@@ -195,13 +205,20 @@ def best_texts(
     word_ids: Sequence[int],
     tokenizer: Tokenizer,
 ) -> list[tuple[str, tuple[float, ...]]]:
-    """The text of each slot that all of its soft tokens fit best, and the share of each word of it.
+    """For each slot, the text that fits its soft tokens best, and the share of each of its words.
 
-    A thing that has a name already does not come again: of equal things only one is described.
+    The fit is the product of the probabilities of the text's words, padded with line breaks. A
+    name is used only once, because of equal objects only one is described.
+
+    Args:
+        probabilities: of the words in the soft tokens, `[tokens, words]`.
+        slot_texts: the texts that each slot may hold.
+        word_ids: the LLM's token id of each word.
+        tokenizer: the LLM's.
     """
     rows = {token: row for row, token in enumerate(word_ids)}
     blank = rows[tokenizer.encode("\n")[0]]
-    found: list[tuple[str, tuple[float, ...]]] = []
+    choices: list[tuple[str, tuple[float, ...]]] = []
     names: set[str] = set()
     spans = zip(slot_texts, slots.slot_spans(), strict=True)
     for slot, (texts, (start, end)) in enumerate(spans):
@@ -213,21 +230,24 @@ def best_texts(
             if text in names or not all(token in rows for token in ids):
                 continue
             words = [rows[token] for token in ids] + [blank] * (end - start - len(ids))
-            each = shares[np.arange(end - start), words]
-            fit = float(np.log(np.maximum(each, 1e-30)).sum())
+            word_shares = shares[np.arange(end - start), words]
+            fit = float(np.log(np.maximum(word_shares, 1e-30)).sum())
             if fit > best_fit:
                 best, best_fit = text, fit
-                best_shares = tuple(map(float, each[: max(1, len(ids))]))
+                best_shares = tuple(map(float, word_shares[: max(1, len(ids))]))
         if slot in slots.NAME_SLOTS and best:
             names.add(best)
-        found.append((best, best_shares))
-    return found
+        choices.append((best, best_shares))
+    return choices
 
 
 def imagenet_readings(
     top_classes: Sequence[tuple[str, float, Sequence[int]]], first: int, tokenizer: Tokenizer
 ) -> list[SlotReading]:
-    """The classifier's labels, whose tokens go on at number `first`."""
+    """One reading for each ImageNet label.
+
+    top_classes: name, share and token ids of each label. first: number of the first token.
+    """
     readings = []
     for name, share, ids in top_classes:
         tokens = [

@@ -1,4 +1,4 @@
-"""Modules whose weights load from older files too, which have other names for them."""
+"""Modules that also load weights from older files, where parameters have other names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 class RenamedWeights(nn.Module):
-    """A module that finds weights under the `old_names` of its parameters, buffers and children.
+    """A module that loads weights under the `old_names` of its parameters, buffers and children.
 
-    `old_names` maps an old name to the present one. It says nothing of the names in a child, which
-    has `old_names` of its own.
+    `old_names` maps an old name to the present one. Names inside of a child are in the `old_names`
+    of the child.
     """
 
     old_names: ClassVar[Mapping[str, str]] = {}
@@ -23,17 +23,18 @@ class RenamedWeights(nn.Module):
 
 
 def names_in_file(module: nn.Module, names: Iterable[str]) -> dict[str, str]:
-    """What a file with weights of these `names` calls each weight, by its name in the module."""
-    found = {name: name for name in names}
+    """Name of each weight in the module -> its name in a file that holds `names`."""
+    file_names = {name: name for name in names}
     for path, child in module.named_modules():
         if isinstance(child, RenamedWeights):
-            _rename_old_keys(child, found, f"{path}." if path else "")
-    return found
+            _rename_old_keys(child, file_names, f"{path}." if path else "")
+    return file_names
 
 
 def _rename_old_keys(
     module: RenamedWeights, weights: dict[str, Any], prefix: str, *_: object
 ) -> None:
+    """Rename the keys of `weights` in place; a pre-hook of `load_state_dict`."""
     for key in [key for key in weights if key.startswith(prefix)]:
         name, dot, rest = key.removeprefix(prefix).partition(".")
         if name in module.old_names:

@@ -38,7 +38,10 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """The attention weights of `x` over `context`, mean over heads: `[B, N, M]`."""
+        """The attention weights of `x` over `context`, averaged over the heads: `[B, N, M]`.
+
+        `scaled_dot_product_attention` does not return them.
+        """
         q, k = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.query(x), self.key_value(context).chunk(2, dim=-1)[0])
@@ -77,7 +80,7 @@ class ResamplerBlock(RenamedWeights):
         return queries + self.feed_forward(self.norm_feed_forward(queries))
 
     def attention_weights(self, queries: Tensor, video: Tensor, mask: Tensor) -> Tensor:
-        """The weights of the cross-attention, mean over heads: `[B, queries, T * cells]`."""
+        """The weights of the cross-attention, averaged over heads: `[B, queries, T * cells]`."""
         return self.cross_attention.weights(self.norm_cross_attention(queries), video, mask)
 
 
@@ -99,7 +102,7 @@ class EncoderBlock(RenamedWeights):
         self.feed_forward = nn.Sequential(
             nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
         )
-        # The block starts as the identity, so that names are learned from the tower at once.
+        # Start as the identity: the queries then read the tower's own features from the first step.
         for last in (self.self_attention.out, self.feed_forward[-1]):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -111,7 +114,7 @@ class EncoderBlock(RenamedWeights):
 
 
 class Resampler(Pooler):
-    """Learned queries over all cells of all frames, with embeddings of their place and time."""
+    """Learned queries attend to all cells of all frames, which have embeddings of cell and time."""
 
     old_names: ClassVar[Mapping[str, str]] = {"change": "difference_weight"}
 
@@ -119,7 +122,8 @@ class Resampler(Pooler):
         super().__init__()
         width = config.width
         self.input = nn.Sequential(nn.LayerNorm(config.channels), nn.Linear(config.channels, width))
-        # Projects the difference from the clip's mean frame, which shows motion; zero at the start.
+        # Projects a frame's difference from the clip's mean frame, which shows motion. Zero at the
+        # start, so that training begins with single frames.
         self.difference_weight = nn.Parameter(torch.zeros(config.channels, width))
         self.cell_position = nn.Parameter(torch.randn(config.cells, width) * 0.02)
         self.time_position = nn.Linear(16, width)  # 2 x 8 Fourier bands
@@ -140,7 +144,7 @@ class Resampler(Pooler):
         return queries
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """The attention of each query, mean over heads and blocks."""
+        """The attention of each query, averaged over heads and blocks."""
         video, cell_mask = self._video(features, times, mask)
         queries = self.queries.expand(len(features), -1, -1)
         weights = []
@@ -152,12 +156,12 @@ class Resampler(Pooler):
     def _video(self, features: Tensor, times: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The context of the queries, `[B, T * cells, width]`, and its mask `[B, T * cells]`."""
         time = self.time_position(fourier(relative_times(times, mask)))  # [B, T, W]
-        normed = self.input[0](features)
+        normed = self.input[0](features)  # [B, T, cells, channels]
         difference = normed - mean_frame(normed, mask)[:, None]
-        video = self.input[1](normed) + difference @ self.difference_weight
+        video = self.input[1](normed) + difference @ self.difference_weight  # [B, T, cells, W]
         video = video + self.cell_position + time[:, :, None]
         video = video.flatten(1, 2)  # [B, T * cells, W]
-        cell_mask = mask.repeat_interleave(features.shape[2], dim=1)
+        cell_mask = mask.repeat_interleave(features.shape[2], dim=1)  # [B, T * cells]
         for layer in self.encoder:
             video = layer(video, cell_mask)
         return self.norm_video(video), cell_mask

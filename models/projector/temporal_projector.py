@@ -33,9 +33,10 @@ POOLERS: dict[str, Callable[[ProjectorConfig], Pooler]] = {
 
 
 class Projector(RenamedWeights):
-    """A pooler of the video's features, and a word mixture that makes soft tokens of them.
+    """A pooler of the video's features, then a word mixture that turns its vectors into soft
+    tokens.
 
-    Raises KeyError for a kind of pooler that does not exist.
+    Raises KeyError for an unknown kind of pooler.
     """
 
     old_names: ClassVar[Mapping[str, str]] = {"body": "pooler", "words": "word_mixture"}
@@ -55,8 +56,8 @@ class Projector(RenamedWeights):
         return self.word_mixture.logits(self.hidden(features, times, mask)).softmax(-1)
 
     def attention(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:
-        """The attention of each soft token over cells of frames, with the sum 1:
-        `[B, tokens, T, cells]`."""
+        """The attention of each soft token `[B, tokens, T, cells]`; over T and cells it sums to
+        1."""
         return self.pooler.attention(features, times, mask)
 
     def forward(self, features: Tensor, times: Tensor, mask: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from reellama.models.projector.renamed_weights import RenamedWeights
 class WordMixture(RenamedWeights):
     """`[B, tokens, width]` -> `[B, tokens, n_embd]`: a softmax over words mixes their embeddings.
 
-    Alignment trains `logits`: the most likely words of the soft tokens spell the caption or slots.
-    `logit_bias [tokens, words]` is constant, and favours words for uncertain soft tokens.
+    The `align` phase trains `logits`, so that the most likely words of the soft tokens spell the
+    caption or the slots. `logit_bias [tokens, words]` is a constant that favours words such as
+    "something" in soft tokens that are uncertain.
     """
 
     old_names: ClassVar[Mapping[str, str]] = {"prior": "logit_bias"}
@@ -33,6 +34,7 @@ class WordMixture(RenamedWeights):
         self.register_load_state_dict_pre_hook(_without_logit_bias)
 
     def logits(self, x: Tensor) -> Tensor:
+        """Logits of the words, `[B, tokens, words]`."""
         return self.score(self.norm(x)) + self.logit_bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,5 +45,5 @@ class WordMixture(RenamedWeights):
 def _without_logit_bias(
     module: WordMixture, weights: dict[str, Tensor], prefix: str, *_: object
 ) -> None:
-    """Older files have no logit bias."""
+    """Fill in the logit bias, which older files lack; a pre-hook of `load_state_dict`."""
     weights.setdefault(f"{prefix}logit_bias", torch.zeros_like(module.logit_bias))

@@ -15,17 +15,18 @@ PANS = {
 }
 CAMERA_MOVES = (*PANS, "the camera zooms in", "the camera zooms out")
 HANDHELD = "the camera moves about"  # a handheld camera
-WORLD_SCALE = 1.5  # width and height of a scene with a camera, in those of the picture
+WORLD_SCALE = 1.5  # a scene with a camera is this many times as wide and as high as the picture
 
 
 @dataclass(frozen=True)
 class Camera:
     """A camera that makes one move.
 
-    move: one of `CAMERA_MOVES`, `HANDHELD`, or any other text for a camera that stays still.
-    amount: how far it moves, as a share of the possible way.
-    x, y: the centre of its view, in shares of the scene.
-    phase: where a handheld camera starts on its path, in turns.
+    Attributes:
+        move: one of `CAMERA_MOVES`, `HANDHELD`, or any other text for a camera that stays still.
+        amount: how far the camera moves, as a share of the longest possible path.
+        x, y: centre of the view, in shares of the scene.
+        phase: where a handheld camera starts on its path, in turns.
     """
 
     move: str
@@ -36,20 +37,21 @@ class Camera:
 
     @classmethod
     def random(cls, rng: np.random.Generator, move: str) -> Camera:
-        """A camera that makes `move`, at a random place of the scene."""
+        """A camera that makes `move`, with a random place and amount."""
         x, y = (float(rng.uniform(0.4, 0.6)) for _ in range(2))
         amount = float(rng.uniform(0.3, 1.0) if move == HANDHELD else rng.uniform(0.6, 1.0))
         phase = float(rng.random()) if move == HANDHELD else 0.0
         return cls(move, amount, x, y, phase)
 
     def view(self, u: float) -> tuple[float, float, float, float]:
-        """The visible part of the scene at time u: left, top, right, bottom, in its shares."""
+        """The visible part of the scene at time u in [0, 1]: left, top, right, bottom, in shares of
+        the scene."""
         side, x, y = 1 / WORLD_SCALE, self.x, self.y
         if self.move in PANS:
             right, down = PANS[self.move]
-            way = (1 - side) * self.amount
-            x = 0.5 + right * way * (u - 0.5) if right else x
-            y = 0.5 + down * way * (u - 0.5) if down else y
+            distance = (1 - side) * self.amount
+            x = 0.5 + right * distance * (u - 0.5) if right else x
+            y = 0.5 + down * distance * (u - 0.5) if down else y
         elif self.move in ("the camera zooms in", "the camera zooms out"):
             near = 1 - (1 - side) * self.amount
             out = u if self.move.endswith("out") else 1 - u

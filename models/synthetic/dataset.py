@@ -1,7 +1,7 @@
-"""Synthetic clips of all scenarios with slots and conversations (`[synthetic]`): an endless data
-set, drawn as it is read.
+"""The data set of synthetic clips with slots and conversations (`[synthetic]` in a config).
 
-Sample `number` of a split is always the same, so a resumed run gets the same samples.
+Samples are drawn when they are read, without end. Sample `number` of a split is always the same,
+so that a resumed run gets the same samples.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 HELD_OUT_EVERY = 10  # every tenth kind, in the order of kinds.csv, is never drawn in training
 SPLIT_SEEDS = {"train": 0, "validation": 1, "test": 2}
-CODEC_SHARE = 0.45  # of the clips go through a video file
-JPEG_SHARE = 0.2  # of the others' frames go through JPEG
-MAX_TURNS = 5
+CODEC_SHARE = 0.45  # share of the clips that are encoded as a video
+JPEG_SHARE = 0.2  # share of the other clips that are compressed as JPEG
+MAX_TURNS = 5  # of a conversation, unless it asks everything
 
 
 class Sample(TypedDict):
-    """One clip: frames `[T, 3, side, side]` uint8, seconds `[T]`, and a conversation about it."""
+    """One clip and a conversation about it."""
 
-    frames: Tensor
-    times: Tensor
+    frames: Tensor  # uint8 [T, 3, side, side]
+    times: Tensor  # float32 [T], seconds
     slots: list[str]  # a text for each of `reellama.models.projector.slots.SLOT_WIDTHS`
-    turns: list[tuple[str, str]]
+    turns: list[tuple[str, str]]  # questions and answers
     clip: SyntheticClip
     imagenet_classes: list[int]  # classes whose names follow the soft tokens
 
@@ -63,11 +63,11 @@ class SyntheticConfig:
     """The `[synthetic]` table of a training config."""
 
     styles: tuple[str, ...] = ("noto", "openmoji", "shapes")
-    style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
-    frames: int = 16
-    fewest_frames: int = 10
+    style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)  # probability of each style
+    frames: int = 16  # of a clip
+    fewest_frames: int = 10  # training clips lose frames at random, down to this number
     seed: int = 0
-    ask_everything: bool = False  # all questions of a clip, as is right with `separate_turns`
+    ask_everything: bool = False  # all questions of a clip, for use with `separate_turns`
 
     def __post_init__(self) -> None:
         check_styles(self.styles, self.style_weights)
@@ -91,9 +91,10 @@ def held_out_kinds() -> set[str]:
 def load_picture_pools(
     styles: Sequence[str], assets: Path, kinds: str, training: bool
 ) -> list[PicturePool]:
-    """A pool for each style, of the "known" or "new" `kinds`.
+    """A pool of pictures for each style.
 
-    Wallpapers and cut-outs are for `training` only.
+    kinds: "known" for those that training draws, or "new" for the others. training: whether to add
+    wallpapers and cut-outs, which tests must not use.
     """
     photos = load_photos() + (load_wallpapers(assets) if training else [])
     unnamed = load_cut_outs(assets) if training else []
@@ -107,11 +108,18 @@ def load_picture_pools(
 
 
 class SyntheticClips(Dataset[Sample]):
-    """Samples of a split; `side` is the tower's input size in pixels.
+    """The samples of a split.
 
-    kinds: "known" kinds of training, or "new" ones that training never draws.
-    stills: single frames (`reellama.models.synthetic.scenarios.stills`) instead of clips.
-    sampling_weights: factors on the usual shares of scenarios, by name.
+    Args:
+        config: the `[synthetic]` table.
+        side: width and height of the tower's input, in pixels.
+        assets: the download folder of picture sets.
+        split: a key of `SPLIT_SEEDS`.
+        kinds: "known" for object kinds that training draws, or "new" for the others.
+        stills: whether samples are single frames (`reellama.models.synthetic.scenarios.stills`)
+            instead of clips.
+        photos: photographs for backgrounds, in place of those of installed packages.
+        sampling_weights: factors on the usual shares of scenarios, by name.
     """
 
     def __init__(
@@ -164,13 +172,14 @@ class SyntheticClips(Dataset[Sample]):
     def clip(
         self, number: int, name: str | None = None, pool: PicturePool | None = None
     ) -> SyntheticClip:
-        """Clip `number`; of a given scenario `name` or picture `pool` where set."""
+        """Clip `number`, of the scenario `name` and of pictures from `pool` if they are set."""
         pool = pool or self.picture_pool(number)
         if self.stills:
             return random_still_clip(self._rng(number), pool, self.sampling_weights)
         return random_clip(self._rng(number), pool, name, self.sampling_weights)
 
     def _rng(self, number: int, part: int = 0) -> np.random.Generator:
+        """The random numbers of a sample's scene (part 0), frames and turns (1), or pool (2)."""
         return np.random.default_rng([self.config.seed, SPLIT_SEEDS[self.split], number, part])
 
     def __getitem__(self, number: int) -> Sample:
@@ -190,7 +199,7 @@ class SyntheticClips(Dataset[Sample]):
         )
 
     def without_video(self, number: int) -> Sample:
-        """Sample `number` with one black pixel for its video, for training on slots alone."""
+        """Sample `number` with one black pixel in place of its video, for training without one."""
         clip = self.clip(number)
         return Sample(
             frames=torch.zeros(1, 3, 1, 1, dtype=torch.uint8),
@@ -204,6 +213,8 @@ class SyntheticClips(Dataset[Sample]):
     def _draw(
         self, clip: SyntheticClip, rng: np.random.Generator, training: bool
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Frames uint8 `[T, side, side, 3]` and their seconds `[T]`; with augmentation if
+        `training`."""
         count, duration = self.config.frames, clip.scene.duration
         if self.stills:
             count, training = 1, False
@@ -214,23 +225,23 @@ class SyntheticClips(Dataset[Sample]):
                 times = frame_times(duration, count)
             times = times + rng.uniform(-0.3, 0.3) * duration / count
             if rng.random() < CODEC_SHARE:
-                shown, times = render_through_codec(rng, clip.scene, times)
-                return np.stack([_squash(f, self.side, None) for f in shown]), times
+                decoded, times = render_through_codec(rng, clip.scene, times)
+                return np.stack([_squash(f, self.side, None) for f in decoded]), times
         quality = int(rng.integers(25, 90)) if rng.random() < JPEG_SHARE else None
         frames = [_squash(f, self.side, quality) for f in render(clip.scene, times)]
         return np.stack(frames), times
 
 
 def _squash(frame: np.ndarray, side: int, quality: int | None) -> np.ndarray:
-    """Resize a frame to the tower's input: uint8 `[side, side, 3]`.
+    """Resize a frame to the tower's input, uint8 `[side, side, 3]`, without its aspect ratio.
 
-    quality: of JPEG compression before that; None for none.
+    quality: of a JPEG compression before the resize; None for no compression.
     """
     image = Image.fromarray(frame)
     if quality is not None:
-        packed = BytesIO()
-        image.save(packed, "jpeg", quality=quality)
-        image = Image.open(packed)
+        jpeg = BytesIO()
+        image.save(jpeg, "jpeg", quality=quality)
+        image = Image.open(jpeg)
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
@@ -240,17 +251,20 @@ def conversation(
     p_describe_first: float = 0.35,
     whole: bool = False,
 ) -> list[tuple[str, str]]:
-    """Questions and answers in random order, some with their choices listed.
+    """Questions about a clip and their answers in random order, some with their choices listed.
 
-    p_describe_first: probability that the description is the first turn.
-    whole: ask every question, up to the limit. Otherwise many conversations have one or two turns,
-        because earlier turns give away much of the later answers.
+    Args:
+        clip: what to ask about.
+        rng: decides what is asked.
+        p_describe_first: probability that the description is the first turn.
+        whole: whether to always ask as many questions as the limit allows. Otherwise many
+            conversations have one or two turns, because earlier turns give away later answers.
     """
     turns = []
     for item in clip.questions:
         if len(item.choices) > 1 and rng.random() < 0.5:
-            mixed = [item.choices[i] for i in rng.permutation(len(item.choices))]
-            turns.append((multiple_choice(item.question, mixed), item.answer))
+            choices = [item.choices[i] for i in rng.permutation(len(item.choices))]
+            turns.append((multiple_choice(item.question, choices), item.answer))
         else:
             turns.append((item.question, item.sentence))
     max_questions = MAX_TURNS - 1 if rng.random() < 0.6 or whole else 1
@@ -261,7 +275,7 @@ def conversation(
         else DESCRIBE_QUESTIONS[int(rng.integers(len(DESCRIBE_QUESTIONS)))]
     )
     description = (question, clip.caption)
-    if rng.random() < p_describe_first:  # before any turn that helps to describe
+    if rng.random() < p_describe_first:  # no earlier turn helps with the description
         return [description, *picked]
     if rng.random() < 0.5:
         picked.insert(int(rng.integers(len(picked) + 1)), description)
@@ -269,7 +283,7 @@ def conversation(
 
 
 def task_of_turn(question: str, clip: SyntheticClip) -> str:
-    """The task of a turn's question, with a star where its choices are listed."""
+    """The task of a turn's question, with a star if the question lists its choices."""
     plain, _, choices = question.partition("\nChoose one: ")
     for item in clip.questions:
         if item.question == plain:

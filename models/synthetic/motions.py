@@ -1,4 +1,4 @@
-"""Composite motions: two in sequence, one with its moments shuffled, and paths of waypoints."""
+"""Composite motions: two in sequence, one in shuffled order, and paths along waypoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reellama.models.synthetic.assets.pictures import Picture
 from reellama.models.synthetic.scene import DIRECTIONS, MOTIONS, Actor, Drawable, Pose
 from reellama.models.synthetic.scene_generation import MIN_TURN_VISIBILITY, random_actor
 
-# Motions that can be the first or the second of two: an actor that has disappeared does nothing.
+# Motions that can be either of two in sequence: an invisible actor cannot show another motion.
 ORDERABLE_MOTIONS = tuple(m for m in MOTIONS if m not in ("appears", "disappears"))
 # Captions of waypoint motions.
 CHANGES_PLACES, MOVES_ABOUT = "changes places", "moves about"
@@ -97,7 +97,7 @@ class SequentialMotion:
         return replace(self, first=first, second=second)
 
     def _poses(self) -> list[Pose]:
-        """33 poses over the whole motion, both ends included."""
+        """33 evenly spaced poses of the whole motion, both ends included."""
         return [self.pose(step / 32) for step in range(33)]
 
 
@@ -105,28 +105,28 @@ class SequentialMotion:
 class ShuffledMotion:
     """Moments of a motion in random order, each shown until the next.
 
-    It looks like a video with shuffled frames: no direction or order can be recognized, so the
-    right answer is only that it moves about.
+    The clip looks like a video with shuffled frames. No direction or order can be recognized, so
+    the only right answer is that the object moves about.
     """
 
     ordered: Drawable
-    frame_times: tuple[float, ...]  # times u of the motion, in the order in which they are shown
+    frame_times: tuple[float, ...]  # times u of `ordered`, in the order in which they are shown
     motion: str = MOVES_ABOUT
 
     @property
     def picture(self) -> Picture:
-        """That of the motion in order."""
+        """The picture of the motion in order."""
         return self.ordered.picture
 
     @property
     def mirrored(self) -> bool:
-        """That of the motion in order."""
+        """Whether the picture is mirrored."""
         return self.ordered.mirrored
 
     def pose(self, u: float) -> Pose:
         """Where it is at time u."""
-        shown = min(int(u * len(self.frame_times)), len(self.frame_times) - 1)
-        return self.ordered.pose(self.frame_times[shown])
+        moment = min(int(u * len(self.frame_times)), len(self.frame_times) - 1)
+        return self.ordered.pose(self.frame_times[moment])
 
     @classmethod
     def random(cls, rng: np.random.Generator, ordered: Drawable) -> ShuffledMotion:
@@ -136,10 +136,10 @@ class ShuffledMotion:
 
 
 def _shortened(actor: Actor) -> Actor:
-    """A motion of less distance, to fit half the time and half the space.
+    """The actor with a shorter motion, as the first or second of two.
 
-    Hops and swings are rounded to whole numbers, so that they end where they began: otherwise a
-    half hop would tell which motion came first.
+    Hops and swings become whole numbers, so that they end where they began: otherwise half a hop
+    would tell which motion came first.
     """
     if actor.motion in DIRECTIONS or actor.motion == "spins":
         return replace(actor, amount=actor.amount * 0.7)
@@ -166,33 +166,33 @@ class WaypointMotion:
             return Pose(x, y, self.size)
         (u0, x0, y0), (u1, x1, y1) = self.points[after - 1 : after + 1]
         share = (u - u0) / (u1 - u0)
-        share = share * share * (3 - 2 * share)
+        share = share * share * (3 - 2 * share)  # smoothstep
         return Pose(x0 + share * (x1 - x0), y0 + share * (y1 - y0), self.size)
 
     @classmethod
     def swapping_places(
         cls, rng: np.random.Generator, pictures: Sequence[Picture], side: float, swaps: int
     ) -> tuple[list[int], list[WaypointMotion]]:
-        """Three pictures in a row; a random two of them swap places, `swaps` times.
-
-        Returns the column where each one ends (0 is left), and their motions. One of the two
+        """Three pictures in a row. `swaps` times, a random two of them swap places; one of the two
         passes above, the other below.
+
+        Returns the final column of each picture (0 is left), and the motion of each.
         """
         columns, row = (0.2, 0.5, 0.8), float(rng.uniform(0.42, 0.58))
         places = [0, 1, 2]
         points = [[(0.0, columns[n], row)] for n in range(3)]
         for swap in range(swaps):
             begin, end = 0.1 + 0.8 * swap / swaps, 0.1 + 0.8 * (swap + 0.9) / swaps
-            one, other = (int(n) for n in rng.choice(3, 2, replace=False))
-            for number, target, bend in ((one, other, -0.24), (other, one, 0.24)):
+            first, second = (int(n) for n in rng.choice(3, 2, replace=False))
+            for number, target, bend in ((first, second, -0.24), (second, first, 0.24)):
                 x0, x1 = columns[places[number]], columns[places[target]]
                 points[number].append((begin, x0, row))
                 points[number].append(((begin + end) / 2, (x0 + x1) / 2, row + bend))
                 points[number].append((end, x1, row))
-            places[one], places[other] = places[other], places[one]
+            places[first], places[second] = places[second], places[first]
         routes = [
-            cls(picture, (*way, (1.0, way[-1][1], row)), side)
-            for picture, way in zip(pictures, points, strict=True)
+            cls(picture, (*path, (1.0, path[-1][1], row)), side)
+            for picture, path in zip(pictures, points, strict=True)
         ]
         return places, routes
 

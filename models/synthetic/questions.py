@@ -1,4 +1,4 @@
-"""Questions about synthetic clips, with choices and answers, and the words that they share."""
+"""Questions about synthetic clips with choices and answers, and wordings that scenarios share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reellama.models.synthetic.assets.picture_pool import UNNAMED, PicturePool
 from reellama.models.synthetic.assets.pictures import Picture
 from reellama.models.synthetic.assets.shapes import COLOURS
 from reellama.models.synthetic.scene import DIRECTIONS, MOTIONS, Drawable, reversed_motion
-from reellama.models.synthetic.scene_captions import with_article
+from reellama.models.synthetic.scene_captions import as_sentence, with_article
 from reellama.models.synthetic.synthetic_clip import ClipQuestion
 from reellama.models.vision.imagenet_labels import TOP_CLASSES, class_names
 
@@ -19,13 +19,8 @@ M = TypeVar("M", bound=Drawable)
 
 NUMBER_WORDS = ("none", "one", "two", "three", "four", "five")
 DIRECTION_WORDS = tuple(m.removeprefix("moves ") for m in DIRECTIONS)
-# Actions as choices: all directions are one action.
+# Actions as choices of a question; all directions are the one action "moves".
 ACTION_WORDS = ("moves", *(m for m in MOTIONS if m not in DIRECTIONS))
-
-
-def as_sentence(words: str) -> str:
-    """Words with a capital and a full stop."""
-    return f"{words[0].upper()}{words[1:]}."
 
 
 def indefinite_name(picture: Picture) -> str:
@@ -52,46 +47,46 @@ def choice_question(
     sentence: str,
     max_choices: int = 4,
 ) -> ClipQuestion:
-    """A question whose choices are the answer and some of `others`, in random order."""
-    wrong = [other for other in dict.fromkeys(others) if other != answer]
+    """A question whose choices are the answer and some of `others`, in random order.
+
+    task, sentence: see `ClipQuestion`.
+    """
+    wrong = [choice for choice in dict.fromkeys(others) if choice != answer]
     choices = [answer, *(wrong[i] for i in rng.permutation(len(wrong))[: max_choices - 1])]
-    mixed = tuple(choices[i] for i in rng.permutation(len(choices)))
-    return ClipQuestion(task, question, answer, mixed, sentence)
+    shuffled = tuple(choices[i] for i in rng.permutation(len(choices)))
+    return ClipQuestion(task, question, answer, shuffled, sentence)
 
 
 def unanswerable_questions(
     rng: np.random.Generator, question: str, choices: Sequence[str], sentence: str
 ) -> list[ClipQuestion]:
-    """A question without a right answer, once for each choice as its answer.
-
-    One example per choice, so the model learns a uniform answer.
-    """
+    """A question without a right answer: one copy for each choice, with that choice as its answer,
+    so that the model learns to give all choices the same probability."""
     return [
         choice_question(rng, "", question, choice, choices, sentence, len(choices))
         for choice in choices
     ]
 
 
-def direction_choices(rng: np.random.Generator, way: str) -> list[str]:
-    """Choices for a direction: itself, another one, and the opposite of both.
+def direction_choices(rng: np.random.Generator, direction: str) -> list[str]:
+    """Choices for a direction: the direction, another one, and the opposites of both.
 
     Shuffled frames show the line of a motion but not its direction. Both directions of two lines
-    are choices, so the choices alone do not give the line away.
+    are choices, so that the choices alone do not give the line away.
     """
-    other = str(
-        rng.choice([other for other in DIRECTION_WORDS if other not in (way, _opposite(way))])
-    )
-    return [way, _opposite(way), other, _opposite(other)]
+    same_line = (direction, _opposite(direction))
+    other = str(rng.choice([word for word in DIRECTION_WORDS if word not in same_line]))
+    return [*same_line, other, _opposite(other)]
 
 
-def _opposite(way: str) -> str:
-    return reversed_motion(f"moves {way}").removeprefix("moves ")
+def _opposite(direction: str) -> str:
+    return reversed_motion(f"moves {direction}").removeprefix("moves ")
 
 
 def naming_questions(
     rng: np.random.Generator, pool: PicturePool, pictures: Sequence[Picture]
 ) -> list[ClipQuestion]:
-    """Questions about the objects of a clip, independent of their motions."""
+    """Questions about the objects of a clip whatever their motions: kind, existence, colour."""
     main = pictures[0]
     if main.kind == UNNAMED:
         return []
@@ -142,16 +137,9 @@ def guess_text(classes: Sequence[int]) -> str:
 
 def count_question(rng: np.random.Generator, total: int) -> ClipQuestion:
     """The question for the number of objects."""
-    many = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
-    return choice_question(
-        rng,
-        "count",
-        many,
-        NUMBER_WORDS[total],
-        NUMBER_WORDS[1:],
-        as_sentence(NUMBER_WORDS[total]),
-        5,
-    )
+    question = pick_wording(rng, "How many objects are there?", "How many things are in the video?")
+    answer = NUMBER_WORDS[total]
+    return choice_question(rng, "count", question, answer, NUMBER_WORDS[1:], as_sentence(answer), 5)
 
 
 def motion_caption(moving: int) -> str:
@@ -160,7 +148,7 @@ def motion_caption(moving: int) -> str:
 
 
 def is_moving(actor: Drawable) -> bool:
-    """Whether its motion is any but staying still."""
+    """Whether an actor has any motion but staying still."""
     return actor.motion != "stays still"
 
 

@@ -12,12 +12,12 @@ from reellama.models.synthetic.scene import Drawable, Pose, Scene
 
 
 def frame_times(duration: float, frames: int) -> np.ndarray:
-    """The middles of `frames` equal parts of the duration: float64 [frames], seconds."""
+    """The middles of `frames` equal parts of the duration, in seconds: float64 `[frames]`."""
     return (np.arange(frames) + 0.5) * (duration / frames)
 
 
 def render(scene: Scene, times: np.ndarray) -> np.ndarray:
-    """The scene's frames at `times` (seconds, any order): uint8 RGB [T, height, width, 3]."""
+    """The scene's frames at `times [T]` (seconds, any order): uint8 RGB `[T, height, width, 3]`."""
     width, height = scene.size
     frames = np.empty((len(times), height, width, 3), np.uint8)
     shots = [
@@ -34,7 +34,7 @@ def render(scene: Scene, times: np.ndarray) -> np.ndarray:
 
 
 class _Shot:
-    """A renderer of one scene; the shots of a scene with a cut have one each."""
+    """Renders one shot: a scene, or the part of a scene before or after its cut."""
 
     def __init__(self, scene: Scene) -> None:
         self.camera, self.size = scene.camera, scene.size
@@ -57,7 +57,8 @@ class _Shot:
 
 
 class _Sprite:
-    """An actor's picture, with its last size and rotation cached, which most motions keep."""
+    """Draws an actor. It caches the picture in its last size and rotation, which most motions
+    keep."""
 
     def __init__(self, actor: Drawable, short_side: int) -> None:
         self.actor = actor
@@ -76,6 +77,7 @@ class _Sprite:
         canvas.paste(image, (left, top), image)
 
     def _at(self, side: int, angle: float) -> Image.Image:
+        """The picture with this side in pixels, rotated by an angle in degrees."""
         resize = self.resized.width != side
         if resize:
             self.resized = self.picture.resize((side, side), Image.Resampling.BILINEAR)

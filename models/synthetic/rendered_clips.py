@@ -1,8 +1,8 @@
-"""The data set of a caption training that draws its clips (`[rendered]`): one or two actors each.
+"""The data set of rendered clips of one or two actors for caption training (`[rendered]`).
 
-The clips of all scenarios, whose facts fill slots (`[synthetic]`), are those of `dataset`.
-Clips are not stored: each is drawn from (seed, split, number), in about 5 ms, so clip i of a split
-is always the same.
+`dataset.py` has the other data set of drawn clips, that of all scenarios (`[synthetic]`). Clips are
+not stored. Each is drawn from (seed, split, number) in about 5 ms, so that clip i of a split is
+always the same.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class RenderedConfig:
     style_weights: tuple[float, ...] = (0.45, 0.45, 0.1)
     frames: int = 8
     p_two: float = 0.25  # probability of a second actor
-    clips: int = 9_000
-    validation: int = 500
+    clips: int = 9_000  # of the split "train"
+    validation: int = 500  # clips of the split "validation"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class RenderedClip:
 
 
 class RenderedClips:
-    """All splits of one configuration; `assets` is the download folder of picture sets."""
+    """The clips of all splits; `assets` is the download folder of picture sets."""
 
     def __init__(self, config: RenderedConfig, assets: Path = ASSETS) -> None:
         self.config = config
@@ -100,7 +100,7 @@ class RenderedClips:
         return np.random.default_rng([self.config.seed, RENDERED_SPLITS.index(split), number])
 
     def clip(self, split: str, number: int, **fixed: Any) -> RenderedClip:
-        """Clip `number` of a split; `fixed` goes to `random_scene` (a motion, say)."""
+        """Clip `number` of a split. fixed: arguments of `random_scene`, such as a motion."""
         rng = self.rng(split, number)
         scene = self._scene(rng, self.config.p_two, **fixed)
         return RenderedClip(scene, tuple(scene_questions(scene, rng, self.kinds)))
@@ -118,7 +118,7 @@ class RenderedClips:
         return random_scene(rng, pictures, photos=self.photos, size=size, p_two=p_two, **fixed)
 
     def still(self, number: int) -> RenderedClip:
-        """Still `number`: a scene whose main actor does not move, different from every clip's."""
+        """Still `number`: a scene whose main actor does not move. No clip shows it."""
         rng = self.rng("train", FIRST_STILL + number)
         scene = self._scene(rng, p_two=0.15, motion="stays still")
         return RenderedClip(scene, ())

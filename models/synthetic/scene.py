@@ -69,13 +69,18 @@ class Pose:
 class Actor:
     """A picture with one motion.
 
-    x, y: the centre at the start, in shares of width and height.
-    size: the largest side at its largest, in shares of the frame's short side.
-    amount: by motion: the distance (share of width or height), the factor of growing or shrinking,
-        full turns (negative is clockwise), the number of hops or swings, or the time u of
-        appearing or disappearing.
-    height: of a hop, or the reach of a swing to each side (share of height or width).
-    smooth: whether it speeds up and slows down.
+    Attributes:
+        picture: what is drawn.
+        motion: one of `MOTIONS`.
+        x, y: the centre at the start, in shares of width and height.
+        size: the largest side at its largest, in shares of the frame's short side.
+        amount: by motion: the distance (share of width or height), the factor of growing or
+            shrinking, full turns (negative is clockwise), the number of hops or swings, or the
+            time u of appearing or disappearing.
+        height: of a hop, or the reach of a swing to each side (share of height or width).
+        angle: rotation at the start, in degrees.
+        smooth: whether the motion speeds up and slows down.
+        mirrored: whether the picture is mirrored.
     """
 
     picture: Picture = field(repr=False)
@@ -115,7 +120,7 @@ class Actor:
 
 
 def reversed_motion(motion: str) -> str:
-    """The motion seen backwards in time; the same motion where that looks alike."""
+    """The motion as seen in a video that is played backwards."""
     return _BACKWARDS.get(motion, motion)
 
 
@@ -136,10 +141,14 @@ class Drawable(Protocol):
 
 @dataclass(frozen=True)
 class Scene:
-    """Actors, the main one first and on top, over a background; size is (width, height).
+    """Actors over a background.
 
-    camera: with one, the scene is larger than the picture; without, all of it is visible.
-    second_shot: the scene that follows a hard cut at time u = `cut_time`.
+    Attributes:
+        actors: the main one first; it is drawn on top.
+        size: width and height of the picture in pixels.
+        camera: shows a part of the scene, which is then larger than the picture; None to show all
+            of it.
+        second_shot: the scene after a hard cut at time u = `cut_time`.
     """
 
     actors: tuple[Drawable, ...]
@@ -151,7 +160,7 @@ class Scene:
     second_shot: Scene | None = None
 
     def described_backwards(self) -> Scene:
-        """The scene with reversed motions in words: for captions, not for drawing."""
+        """The scene with the names of its motions reversed: for captions, not for drawing."""
         actors = [
             replace(a, motion=reversed_motion(a.motion)) if isinstance(a, Actor) else a
             for a in self.actors

@@ -1,4 +1,4 @@
-"""Random scenes: one actor or two, with a random motion, that stay inside the frame."""
+"""Random scenes of one or two actors with random motions, which stay inside the frame."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def random_scene(
 ) -> Scene:
     """A scene of one actor, or of two with a probability of up to `p_two`.
 
-    The second actor is smaller and of another kind; it is left out where the main one would hide
-    it. `picture` and `motion`, where given, are the main actor's.
+    The second actor is smaller and of another kind. It is left out where the main one would hide
+    it. picture, motion: of the main actor; None for random ones.
     """
     main_picture = picture or pictures[int(rng.integers(len(pictures)))]
     two = rng.random() < p_two
-    # The main actor is larger beside a second one, which is smaller still.
+    # Larger beside a second actor, so that the smaller second one is not too small.
     main_side = rng.uniform(0.33 if two else 0.25, 0.5)
     main = random_actor(rng, main_picture, main_side, size, motion)
     actors = [main]
     if two:
-        other = pictures[int(rng.integers(len(pictures)))]
-        if other.kind != main_picture.kind:
-            actors += _second_actor(rng, other, main, size)
+        second_picture = pictures[int(rng.integers(len(pictures)))]
+        if second_picture.kind != main_picture.kind:
+            actors += _second_actor(rng, second_picture, main, size)
     background = random_background(rng, photos)
     return Scene(tuple(actors), background, size, float(rng.uniform(2.0, 10.0)))
 
@@ -48,7 +48,7 @@ def random_scene(
 def _second_actor(
     rng: np.random.Generator, picture: Picture, main: Actor, size: tuple[int, int]
 ) -> list[Actor]:
-    """One actor that hardly overlaps the main one, or none where 16 tries find no place."""
+    """A list of one actor that hardly overlaps the main one; empty if 16 tries find no place."""
     for _ in range(16):
         side = main.size * rng.uniform(0.45, 0.6)
         actor = random_actor(rng, picture, side, size, None)
@@ -57,12 +57,15 @@ def _second_actor(
     return []
 
 
-def overlap(one: Actor, other: Actor, size: tuple[int, int]) -> float:
-    """The deepest overlap of two actors' squares over time, in shares of the short side."""
+def overlap(first: Actor, second: Actor, size: tuple[int, int]) -> float:
+    """The deepest overlap of two actors' squares over time, in shares of the short side.
+
+    size: width and height of the frame in pixels.
+    """
     short = min(size)
     deepest = 0.0
     for step in range(9):
-        a, b = one.pose(step / 8), other.pose(step / 8)
+        a, b = first.pose(step / 8), second.pose(step / 8)
         reach = (a.size + b.size) / 2
         apart_x = abs(a.x - b.x) * size[0] / short
         apart_y = abs(a.y - b.y) * size[1] / short
@@ -128,10 +131,8 @@ def random_motion(
 
 
 def _start_range(low: float, high: float, distance: float, beyond: float) -> tuple[float, float]:
-    """The range of starts for which start and end of a path over `distance` lie in [low, high].
-
-    Where it is empty, both may lie up to `beyond` outside.
-    """
+    """The range of starts for which both ends of a path of length `distance` lie in [low, high], or
+    up to `beyond` outside where the path is too long for that."""
     if distance == 0:
         return low, high
     low, high = max(low, low - distance), min(high, high - distance)

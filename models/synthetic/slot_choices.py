@@ -1,4 +1,4 @@
-"""What each slot may say: every text that `slot_targets` fills it with."""
+"""The texts that each slot may hold: all those that `slot_targets` fills it with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLACES = (
 
 @cache
 def slot_choices() -> tuple[tuple[str, ...], ...]:
-    """The texts of each of `SLOT_WIDTHS`; an empty slot is one of them."""
+    """The possible texts of each slot, in the order of `SLOT_WIDTHS`; "" is one of them."""
     kinds = [kind.name for data in ("kinds", "flags") for kind in load_kinds(data)]
     names = ("", UNNAMED, PHOTOGRAPH_NAME, *dict.fromkeys([*shape_kinds(), *kinds]))
     slowly = (f"{motion} slowly" for motion in DIRECTIONS)

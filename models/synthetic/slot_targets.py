@@ -25,7 +25,7 @@ SLOW_SHARE = 0.3  # an actor that moves less than this share of the picture is s
 
 
 def slot_texts(clip: SyntheticClip) -> list[str]:
-    """A text for each of `SLOT_WIDTHS`, empty where the clip has nothing for the slot."""
+    """The text of each slot, in the order of `SLOT_WIDTHS`; "" where the clip has no such fact."""
     scene = clip.scene
     shots = [scene, *([scene.second_shot] if scene.second_shot else [])]
     things = [thing for shot in shots for thing in _described_objects(shot)]
@@ -35,19 +35,19 @@ def slot_texts(clip: SyntheticClip) -> list[str]:
         moving = sum(is_moving(actor) for actor in scene.actors)
         texts = [NUMBER_WORDS[len(scene.actors)], NUMBER_WORDS[moving], _camera_text(scene)]
         for thing in things[:MAX_OBJECTS]:
-            when = 1.0 if thing.motion == CHANGES_PLACES else 0.0
-            place = "" if scene.camera else _position_text(thing.pose(when))
+            time = 1.0 if thing.motion == CHANGES_PLACES else 0.0
+            place = "" if scene.camera else _position_text(thing.pose(time))
             texts += [thing.picture.kind, _motion_text(thing), place]
     texts += [""] * (len(SLOT_WIDTHS) - 1 - len(texts))
-    then = things[0] if things else None
-    return [*texts, then.second.motion if isinstance(then, SequentialMotion) else ""]
+    first = things[0] if things else None
+    return [*texts, first.second.motion if isinstance(first, SequentialMotion) else ""]
 
 
 def logit_biases(name: float, camera: float) -> Iterator[tuple[int, str, float]]:
-    """Logit biases of the answers for unclear videos: (soft token, word, logits).
+    """Logit biases towards vague answers, as tuples (soft token, word, logits).
 
-    They favour "something" or "photograph" among names by `name`, and a camera that moves about by
-    `camera`.
+    name: bias of "something" and "photograph" in the name slots. camera: bias of a camera that
+    "moves about".
     """
     starts = [start for start, _ in slot_spans()]
     yield starts[NAME_SLOT], PHOTOGRAPH_NAME, name
@@ -74,7 +74,7 @@ def _motion_text(actor: Drawable) -> str:
 
 
 def _position_text(pose: Pose) -> str:
-    """One of nine: "top left", "top", ..., "middle"."""
+    """One of the nine places "top left", "top", ..., "middle"."""
     row = ("top", "", "bottom")[_third(pose.y)]
     column = ("left", "", "right")[_third(pose.x)]
     return f"{row} {column}".strip() or "middle"

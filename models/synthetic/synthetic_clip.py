@@ -11,7 +11,12 @@ from reellama.models.synthetic.scene import Scene
 class ClipQuestion:
     """A question about a clip.
 
-    task: of the benchmark, "" for none. answer: one of `choices`. sentence: the free-form answer.
+    Attributes:
+        task: of the benchmark that the question belongs to; "" for none.
+        question: its text, without the choices.
+        answer: the right one of `choices`.
+        choices: for the multiple-choice form; empty without one.
+        sentence: the answer in the free form.
     """
 
     task: str
@@ -23,7 +28,7 @@ class ClipQuestion:
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A scene with its caption and questions; `scenario` is the name of what made it."""
+    """A scene with its caption and questions; `scenario` is the name of its scenario."""
 
     scenario: str
     scene: Scene

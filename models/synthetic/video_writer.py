@@ -11,18 +11,18 @@ import numpy as np
 from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 
-# Beside other busy processes x264's lookahead gives other packets for the same frames now and then,
-# even on one thread.
-SAME_UNDER_LOAD = {"rc-lookahead": "0", "mbtree": "0"}
+# x264's lookahead, even on one thread, sometimes gives other packets for the same frames if other
+# processes are busy.
+DETERMINISTIC_OPTIONS = {"rc-lookahead": "0", "mbtree": "0"}
 
 
 def write_video(
     path: Path, frames: np.ndarray | Sequence[np.ndarray], fps: float = 24, codec: str = "h264"
 ) -> None:
-    """Write uint8 RGB frames [T, H, W, 3] as a video; H and W must be even.
+    """Write uint8 RGB frames `[T, H, W, 3]` as a video file, atomically; H and W must be even.
 
-    H.264 where this build of FFmpeg can write it, else MPEG-4; the same frames always give the same
-    bytes. The file is written whole or not at all: raises ReellamaError when it cannot be.
+    The same frames always give the same bytes. MPEG-4 is written where this build of FFmpeg has no
+    encoder for `codec`. Raises ReellamaError.
     """
     import av
     from av.error import FFmpegError
@@ -37,7 +37,7 @@ def write_video(
             stream = container.add_stream(
                 available_codec,
                 rate=Fraction(fps).limit_denominator(1001),
-                options=SAME_UNDER_LOAD if available_codec == "h264" else {},
+                options=DETERMINISTIC_OPTIONS if available_codec == "h264" else {},
             )
             if not isinstance(stream, av.VideoStream):
                 raise ReellamaError(
@@ -49,7 +49,7 @@ def write_video(
             for pixels in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             container.mux(stream.encode())
-    except (FFmpegError, OSError, ValueError) as error:  # ValueError: of an ending it does not know
+    except (FFmpegError, OSError, ValueError) as error:  # ValueError for an unknown file suffix
         raise ReellamaError(f"cannot write the video {path}: {error}") from error
 
 

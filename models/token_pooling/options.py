@@ -1,4 +1,4 @@
-"""What a person may choose about a video's tokens."""
+"""The options that users have for a video's tokens."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Literal, get_args
 
 from reellama.gguf_tools.errors import ReellamaError
 
-# Cells of the KV cache that a video gets when nobody says.
-DEFAULT_TOKENS = 256
-# Share of a context that videos may take; the rest is for questions and answers.
-VIDEOS_SHARE = 3 / 4
-# The poolings by name, and what takes frames in full where they fit and else the best of these.
+DEFAULT_TOKENS = 256  # cells of the KV cache for a video
+VIDEOS_SHARE = 3 / 4  # of the context; the rest is for questions and answers
 PoolingMethod = Literal[
     "full",
     "subsample",
@@ -22,16 +19,20 @@ PoolingMethod = Literal[
     "prune_common",
 ]
 POOLING_METHODS: tuple[PoolingMethod, ...] = get_args(PoolingMethod)
-AUTO = "auto"
+AUTO = "auto"  # frames in full if they fit, else the best of the other methods
 
 
 @dataclass(frozen=True)
 class PoolingOptions:
-    """How many tokens a video gets, and how those of a vision model are pooled.
+    """How many tokens a video gets, and how the tokens of a vision model are pooled.
 
-    tokens: cells of the KV cache that a video may take, with what stands around its tokens; None:
-    as many as the bundle's default.
-    method: one of POOLING_METHODS, or "auto". Raises ReellamaError for another.
+    Attributes:
+        tokens: cells of the KV cache for a video, with the text and the begin and end tokens around
+            its soft tokens; None for the bundle's default.
+        method: one of POOLING_METHODS, or "auto".
+
+    Raises:
+        ReellamaError: the method is unknown, or `tokens` is less than 1.
     """
 
     tokens: int | None = None
@@ -39,8 +40,8 @@ class PoolingOptions:
 
     def __post_init__(self) -> None:
         if self.method not in (AUTO, *POOLING_METHODS):
-            known = ", ".join((AUTO, *POOLING_METHODS))
-            raise ReellamaError(f"no pooling named {self.method!r}; choose one of {known}")
+            methods = ", ".join((AUTO, *POOLING_METHODS))
+            raise ReellamaError(f"no pooling named {self.method!r}; choose one of {methods}")
         if self.tokens is not None and self.tokens < 1:
             raise ReellamaError(f"{self.tokens} tokens hold no video: allow more")
 

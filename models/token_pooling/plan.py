@@ -1,11 +1,11 @@
-"""From a budget of tokens to a plan: how many frames, which pooling, which grid.
+"""Plan how to pool a video to a budget of tokens: how many frames, which pooling, which grid.
 
     plan = plan_pooling(256, FrameTokens(14, 14), duration=60, available=1500, group_tokens=6)
     plan.method, plan.frames, plan.grid, plan.total
     pool(features, plan.method, plan.tokens, groups=plan.groups)
 
-A budget counts cells of the KV cache: tokens, not positions. With M-RoPE a frame in full moves the
-position on by some 60 and fills thousands of cells.
+A budget counts cells of the KV cache: tokens, not positions. With M-RoPE, a frame in full takes
+some 60 positions but thousands of cells.
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from reellama.models.token_pooling.grid_pooling import (
 from reellama.models.token_pooling.options import AUTO
 from reellama.models.token_pooling.pool import POOLINGS
 
-# The pooling that `auto` takes where frames in full do not fit; why: benchmarks.pooling_quality.
+# The pooling of `auto` if frames in full do not fit; the best one in benchmarks.pooling_quality.
 AUTO_POOLING = "merge_similar"
-# Frames that are looked at where nobody says how many: DEFAULT_FPS a second, within bounds. A
-# visual tower takes up to a second for each of them on a CPU.
+# Default number of frames: DEFAULT_FPS a second, within these bounds. On a CPU, a visual tower takes
+# up to a second for a frame.
 DEFAULT_FPS = 1.0
 MIN_FRAMES, MAX_FRAMES = 8, 64
-# Merged tokens that a group has at least, unless there are but two groups. What stands still is in
-# each group again, and with fewer tokens nothing else is: benchmarks.pooling_quality --groups.
+# Fewest merged tokens of a group, if there are more than two groups. Every group repeats what stands
+# still, and with fewer tokens it holds nothing else: benchmarks.pooling_quality --groups.
 MERGED_GROUP_TOKENS = 40
-# Poolings that make a fixed grid (t, rows, columns); of the others, the video decides.
+# Poolings to a fixed grid (t, rows, columns). The others choose tokens by the video's content.
 FIXED_GRID = ("full", "subsample", "mean_over_time", "adaptive_mean")
 
 
 @dataclass(frozen=True)
 class FrameTokens:
-    """The tokens that a vision model makes of one frame: a grid of them, or 1 x n without one."""
+    """The shape of the tokens that a vision model makes of one frame; 1 x n if they lie on no
+    grid."""
 
     rows: int
     columns: int
@@ -44,21 +45,23 @@ class FrameTokens:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of tokens."""
         return self.rows * self.columns
 
 
 @dataclass(frozen=True)
 class PoolingPlan:
-    """What to do with a video. `total` never exceeds the budget, nor what fits the context.
+    """How to sample and pool a video.
 
-    method: a name in `POOLINGS`
-    frames: how many to sample and to encode
-    groups: the maximum of groups of tokens, with a text before each
-    tokens: the maximum of pooled tokens, texts not counted: the budget of `pool`
-    total:  the same with the texts
-    grid:   (t, rows, columns) of the pooled tokens; None where the video decides
-    notes:  what a person should know, e.g. "asked for 64 frames: 256 tokens hold 1 in full"
+    Attributes:
+        method: a name in `POOLINGS`.
+        frames: number of frames to sample and encode.
+        groups: largest number of groups of tokens; each has a text before it.
+        tokens: largest number of pooled tokens without the texts, which is the budget of `pool`.
+        total: largest number of tokens with the texts; neither more than the budget nor than the
+            context has left.
+        grid: (t, rows, columns) of the pooled tokens; None if the video's content decides.
+        notes: for users, such as "asked for 64 frames: 256 tokens hold 1 in full".
     """
 
     method: str
@@ -82,17 +85,21 @@ def plan_pooling(
     fps: float | None = None,
     method: str = AUTO,
 ) -> PoolingPlan:
-    """Plan for a video of `available` frames in `duration` seconds and a budget of tokens.
+    """Plan how to pool a video.
 
-    frame:        the tokens of one frame.
-    group_tokens: what stands around each group of frames: its time as text, begin and end tokens.
-    context_left: tokens that still fit the context; None where that is no limit.
-    frames, fps:  how many frames a person asks for; `frames` wins.
-    method:       a name in `POOLINGS`, or "auto": frames in full where they fit, else what the
-                  benchmark found best.
+    Args:
+        budget: tokens for the video.
+        frame: the tokens of one frame.
+        available: number of frames in the video.
+        duration: of the video, in seconds.
+        group_tokens: tokens around each group of frames: its time as text, begin and end tokens.
+        context_left: tokens that still fit the context; None for no limit.
+        frames, fps: how many frames a user requests; `frames` takes precedence.
+        method: a name in `POOLINGS`, or "auto", see `reellama.models.token_pooling.options`.
 
-    Raises PoolingError where the budget, or the context, does not hold one token, or one frame of
-    those that are asked for in full.
+    Raises:
+        PoolingError: the method is unknown, or the budget or the context is too small: for one
+            token, or for one frame in full with the method "full".
     """
     if method != AUTO and method not in POOLINGS:
         raise PoolingError(
@@ -105,25 +112,27 @@ def plan_pooling(
             f"{where} {max(room, 0)} tokens, and a video needs {group_tokens + 1} or more; "
             "allow more tokens or a larger context"
         )
-    wanted = _wanted_frames(available, duration, frames, fps)
-    fit = room // (frame.count + group_tokens)
+    requested = _requested_frames(available, duration, frames, fps)
+    max_full = room // (frame.count + group_tokens)
     if method == AUTO:
-        method = "full" if wanted <= fit else AUTO_POOLING
-    if method == "full" and not fit:
+        method = "full" if requested <= max_full else AUTO_POOLING
+    if method == "full" and not max_full:
         raise PoolingError(
             f"a frame in full has {frame.count + group_tokens} tokens, and there is room for "
             f"{room}; allow more tokens or choose another pooling"
         )
-    if wanted <= fit or method == "full":
-        return _full(method, wanted, min(wanted, fit), frame, group_tokens, room)
-    plan = _pooled(method, wanted, frame, group_tokens, room)
+    if requested <= max_full or method == "full":
+        return _full(method, requested, min(requested, max_full), frame, group_tokens, room)
+    plan = _pooled(method, requested, frame, group_tokens, room)
     if room < budget:
         return replace(plan, notes=(f"the context has room for {room} of {budget} tokens",))
     return plan
 
 
-def _wanted_frames(available: int, duration: float, frames: int | None, fps: float | None) -> int:
-    """How many frames to look at, before any budget: at least 1, at most those that there are."""
+def _requested_frames(
+    available: int, duration: float, frames: int | None, fps: float | None
+) -> int:
+    """How many frames to sample if the budget were unlimited: from 1 to `available`."""
     if frames is None and fps is not None:
         frames = math.ceil(duration * fps)
     if frames is None:
@@ -132,10 +141,10 @@ def _wanted_frames(available: int, duration: float, frames: int | None, fps: flo
 
 
 def _full(
-    method: str, wanted: int, frames: int, frame: FrameTokens, group_tokens: int, room: int
+    method: str, requested: int, frames: int, frame: FrameTokens, group_tokens: int, room: int
 ) -> PoolingPlan:
-    """Frames in full: all that are wanted, or as many as there is room for."""
-    notes = (f"asked for {wanted} frames: {room} tokens hold {frames} in full",)
+    """A plan for `frames` of the requested frames in full."""
+    notes = (f"asked for {requested} frames: {room} tokens hold {frames} in full",)
     return PoolingPlan(
         method,
         frames,
@@ -143,18 +152,18 @@ def _full(
         tokens=frames * frame.count,
         total=frames * (frame.count + group_tokens),
         grid=(frames, frame.rows, frame.columns),
-        notes=notes if frames < wanted else (),
+        notes=notes if frames < requested else (),
     )
 
 
 def _pooled(
-    method: str, wanted: int, frame: FrameTokens, group_tokens: int, room: int
+    method: str, requested: int, frame: FrameTokens, group_tokens: int, room: int
 ) -> PoolingPlan:
-    """Fewer tokens than the frames have."""
+    """A plan for fewer tokens than the requested frames have, `room` in all."""
     groups = 1
     if method != "mean_over_time":
         groups = balanced_groups(
-            wanted, frame.rows, frame.columns, room, group_tokens, grid=frame.grid
+            requested, frame.rows, frame.columns, room, group_tokens, grid=frame.grid
         )
     if method == "merge_similar":
         groups = min(groups, max(2, room // MERGED_GROUP_TOKENS))
@@ -164,10 +173,10 @@ def _pooled(
         tokens = math.prod(grid)
     return PoolingPlan(
         method,
-        # Frames that would not be looked at are not encoded.
-        frames=groups if method == "subsample" else wanted,
+        # `subsample` would drop the other frames, so they are not encoded.
+        frames=groups if method == "subsample" else requested,
         groups=groups,
-        tokens=min(tokens, wanted * frame.count),
-        total=min(tokens, wanted * frame.count) + groups * group_tokens,
+        tokens=min(tokens, requested * frame.count),
+        total=min(tokens, requested * frame.count) + groups * group_tokens,
         grid=grid,
     )

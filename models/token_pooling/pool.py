@@ -1,11 +1,11 @@
-"""A video's tokens, pooled to a budget: float32 [frames, rows, columns, n_embd] -> [n, n_embd].
+"""Pool a video's tokens to a budget: float32 [frames, rows, columns, n_embd] -> [n, n_embd].
 
     pooled = pool(features, "merge_similar", budget=256, groups=8)
     pooled.tokens.shape     # (256, 2048)
-    pooled.positions[0]     # t, y, x: the centre of what became the first token
+    pooled.positions[0]     # t, y, x: the centre of the tokens that became the first one
 
-Nothing is trained, and nothing is known of the model but its tokens. A new pooling is a function
-like those of `grid_pooling`, and a line in `POOLINGS`.
+Poolings need no training and work with the tokens of any model. To add one, write a function like
+those of `grid_pooling`, and a line in `POOLINGS`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from reellama.models.token_pooling.grid_pooling import (
 from reellama.models.token_pooling.token_merging import merge_similar
 from reellama.models.token_pooling.token_pruning import prune_common
 
-# (features, budget, groups, grid) -> at most `budget` tokens `[n, n_embd]`, in the order of time,
-# and their positions `[n, 3]`. `groups` is into how many spans of time they will be divided, at
-# most `budget` or the number of frames. Called where the budget does not hold everything.
+# (features, budget, groups, grid) -> at most `budget` tokens `[n, n_embd]` in the order of time, and
+# their positions `[n, 3]`. `groups` is the number of spans of time that the tokens will be divided
+# into; it is at most `budget` and at most the number of frames. A pooling is called only if the
+# budget is smaller than the number of tokens.
 Pooling = Callable[[np.ndarray, int, int, bool], tuple[np.ndarray, np.ndarray]]
 
 POOLINGS: dict[str, Pooling] = {
@@ -46,13 +47,14 @@ POOLINGS: dict[str, Pooling] = {
 
 @dataclass(frozen=True, eq=False)
 class PooledTokens:
-    """Tokens in the order of time.
+    """Pooled tokens in the order of time.
 
-    tokens:       float32 [n, n_embd]
-    positions:    float32 [n, 3]: t, y, x of the centre of what was pooled, in frames, rows and
-                  columns. The centre of the first token of the first frame is (0, 0, 0).
-    group_sizes:  int [groups], how many tokens each group has, never 0; their sum is n
-    group_frames: int [groups], the first frame of each group's span of time, ascending
+    Attributes:
+        tokens: float32 `[n, n_embd]`.
+        positions: float32 `[n, 3]`: t, y, x of the centre of the tokens that were pooled, in
+            frames, rows and columns. (0, 0, 0) is the first token of the first frame.
+        group_sizes: int `[groups]`, number of tokens in each group, never 0. They sum to n.
+        group_frames: int `[groups]`, first frame of each group's span of time, ascending.
     """
 
     tokens: np.ndarray
@@ -69,17 +71,22 @@ def pool(
     groups: int | None = None,
     grid: bool = True,
 ) -> PooledTokens:
-    """Pool `features` [frames, rows, columns, n_embd] to at most `budget` tokens.
+    """Pool features to at most `budget` tokens; a budget for all tokens leaves them unchanged.
 
-    method: a name in `POOLINGS`.
-    groups: into at most how many equal spans of time the tokens are divided, so that a text such
-            as <0:12> can stand before each; None for as many as balance time and space. Spans
-            without a token are left out.
-    grid:   whether tokens lie on a grid. False for those of a resampler, given as
-            [frames, 1, tokens, n_embd]; they are never averaged within a frame.
+    Args:
+        features: float32 `[frames, rows, columns, n_embd]`, or `[frames, 1, tokens, n_embd]` for
+            tokens that lie on no grid.
+        method: a name in `POOLINGS`.
+        budget: largest number of pooled tokens.
+        groups: largest number of equal spans of time that the tokens are divided into, so that a
+            text such as <0:12> can precede each; None to balance time and space. Spans without a
+            token are left out.
+        grid: whether tokens lie on a grid. Those of a resampler do not, and are never averaged
+            within a frame.
 
-    A budget that holds everything returns everything, bit for bit. Raises PoolingError for an
-    unknown method, a budget that holds nothing, and features that are not finite numbers.
+    Raises:
+        PoolingError: the method is unknown, the shape is wrong, budget or groups is less than 1, or
+            a feature is not finite.
     """
     _check(features, method, budget, groups, grid)
     frames, rows, columns, n_embd = features.shape
@@ -100,6 +107,7 @@ def pool(
 
 
 def _check(features: np.ndarray, method: str, budget: int, groups: int | None, grid: bool) -> None:
+    """Raise PoolingError for arguments that `pool` cannot use."""
     if method not in POOLINGS:
         raise PoolingError(f"no pooling named {method!r}; choose one of {', '.join(POOLINGS)}")
     if features.ndim != 4 or not features.size or not (grid or features.shape[1] == 1):

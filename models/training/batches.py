@@ -1,4 +1,4 @@
-"""Batches of synthetic clips, drawn by worker processes and split among ranks."""
+"""Batches of synthetic clips, drawn by worker processes and divided among ranks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ IGNORED = -100  # PyTorch's label of positions that the loss leaves out
 
 
 class Conversations(NamedTuple):
-    """Token ids of conversations, without the soft tokens; labels are the same in answers.
+    """Token ids of conversations, without the soft tokens.
 
-    parts: of each token, the number of its part of the conversation. A part follows the soft
-        tokens directly and does not see the other parts.
+    Attributes:
+        ids: token ids of each conversation.
+        labels: the token id where a token belongs to an answer, else `IGNORED`.
+        parts: for each token, the number of its part of the conversation. A part follows the soft
+            tokens directly and does not attend to other parts.
     """
 
     ids: list[list[int]]
@@ -28,11 +31,11 @@ class Conversations(NamedTuple):
     parts: list[list[int]]
 
     def select(self, rows: Sequence[int]) -> Conversations:
-        """The conversations of these rows."""
+        """The conversations with these indices."""
         return Conversations(*([column[row] for row in rows] for column in self))
 
     def padded(self, empty: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The three side by side `[C, longest]`; where a shorter one ends, labels are `empty`."""
+        """Ids, labels and parts as tensors `[C, longest]`; labels are padded with `empty`."""
         longest = max(len(ids) for ids in self.ids)
         fills = (0, empty, 0)
         ids, labels, parts = (
@@ -44,26 +47,26 @@ class Conversations(NamedTuple):
 
 @dataclass
 class ClipBatch:
-    """Samples side by side; shorter ones are padded at the end.
+    """A batch of samples; shorter ones are padded at the end.
 
-    It holds only what a step needs, because it goes from one process to another: sending the clips
-    and their pictures along took longer than all else.
+    It has only what a step needs, because worker processes send it to the one that trains. Sending
+    the clips with their pictures took longer than the rest of a step.
     """
 
     frames: Tensor  # uint8 [B, T, 3, side, side]
     times: Tensor  # float32 [B, T]
     mask: Tensor  # bool [B, T]
-    targets: Tensor  # int64 [B, tokens], numbers of words
-    imagenet_tokens: Tensor  # int64 [B, N_TOKENS], tokens of the names that the classifier gives
+    targets: Tensor  # int64 [B, tokens], the word of each soft token, or IGNORED
+    imagenet_tokens: Tensor  # int64 [B, N_TOKENS], token ids of the ImageNet class names
     conversations: Conversations
-    tasks: list[list[str]]  # of each turn: its task, with a star where its choices were named
+    tasks: list[list[str]]  # task of each turn, with a star if its question lists choices
 
 
 B = TypeVar("B")
 
 
 def pad_samples(samples: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames, seconds and mask of samples side by side."""
+    """Frames uint8 `[B, T, 3, side, side]`, seconds `[B, T]` and mask `[B, T]` of samples."""
     longest = max(len(s["times"]) for s in samples)
     side = samples[0]["frames"].shape[-1]
     frames = torch.zeros(len(samples), longest, 3, side, side, dtype=torch.uint8)
@@ -87,19 +90,25 @@ def clip_batches(
     *,
     shared: bool = True,
 ) -> Iterator[B]:
-    """Samples from `start` on, `size` at a time, drawn by worker processes.
+    """Batches of the samples from `start` to `stop`, drawn by worker processes.
 
-    shared: of several processes that train together, each gets its part of every batch.
+    Args:
+        clips: the data set.
+        collate: makes a batch of samples, in a worker process.
+        start, stop: range of the samples' numbers.
+        size: samples in a batch, over all ranks.
+        workers: number of processes; 0 to draw in this one.
+        shared: whether each rank gets its part of every batch, or all of it.
     """
-    first, among = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
+    first, step = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     loader: DataLoader[Sample] = DataLoader(
         clips,
         batch_size=distributed.local_batch_size(size) if shared else size,
-        sampler=range(start + first, stop, among),
+        sampler=range(start + first, stop, step),
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=2 if workers else None,
-        # The tokenizer is a model of llama.cpp, which cannot be sent to a new process.
+        # `collate` has a tokenizer of llama.cpp, which cannot be pickled for a spawned process.
         multiprocessing_context="fork" if workers else None,
     )
     yield from loader

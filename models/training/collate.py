@@ -1,4 +1,4 @@
-"""Collate synthetic clips: the targets of the soft tokens, and conversations for the LLM."""
+"""Collate samples of synthetic clips to batches: targets of the soft tokens, and conversations."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from reellama.models.synthetic.dataset import Sample, SyntheticClips, task_of_tu
 from reellama.models.training.batches import IGNORED, ClipBatch, Conversations, pad_samples
 from reellama.models.vision.imagenet_labels import name_ids
 
-SAMPLED_CLIPS = 2000  # clips whose words are counted
+SAMPLED_CLIPS = 2000  # clips whose words are counted for a vocabulary
 
 
 class ConversationCollator:
-    """Turns samples into batches.
+    """Collates samples to batches.
 
-    tokens: soft tokens of a video; the first `slots.N_SLOT_TOKENS` are those of the slots.
-    words: token ids that a soft token can be; number 0 is padding.
-    separate_turns: whether every turn about a clip is a conversation of its own.
+    Args:
+        tokenizer, template: of the LLM.
+        system: the system prompt.
+        tokens: number of soft tokens; the first `slots.N_SLOT_TOKENS` are those of the slots.
+        words: token ids that the word mixture can mix; number 0 is padding.
+        separate_turns: whether every turn about a clip is a conversation of its own.
+
+    Raises:
+        ReellamaError: there are fewer soft tokens than the slots need.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class ConversationCollator:
         self.before, _ = question_ids(template, tokenizer, system, "?")
 
     def __call__(self, samples: list[Sample]) -> ClipBatch:
-        """The batch of a step; runs in the worker processes that draw."""
+        """A batch of the samples. It runs in the worker processes that draw."""
         frames, times, mask = pad_samples(samples)
         targets = torch.tensor([self.targets(sample["slots"]) for sample in samples])
         imagenet_tokens = self._names[
@@ -67,7 +73,7 @@ class ConversationCollator:
     def tokenize_turns(
         self, turns: list[tuple[str, str]]
     ) -> tuple[list[int], list[int], list[int]]:
-        """Ids, labels and parts of a conversation: of one part, or of a part a turn."""
+        """Ids, labels and parts of a conversation; with `separate_turns`, each turn is a part."""
         groups = [[turn] for turn in turns] if self.separate_turns else [turns]
         ids: list[int] = []
         labels: list[int] = []
@@ -78,7 +84,7 @@ class ConversationCollator:
         return ids, labels, parts
 
     def targets(self, slot_texts: Sequence[str]) -> list[int]:
-        """Numbers of words, one for each soft token; `IGNORED` for those after the slots."""
+        """The target word of each soft token; `IGNORED` for tokens after the slots."""
         row: list[int] = []
         for text, width in zip(slot_texts, slots.SLOT_WIDTHS, strict=True):
             ids = self.tokenizer.encode(f" {text}")[:width] if text else []
@@ -87,10 +93,10 @@ class ConversationCollator:
         return row + [IGNORED] * (self.tokens - len(row))
 
     def conversation(self, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[int]]:
-        """Token ids after the soft tokens, and the same where they are answers, else IGNORED."""
+        """Token ids after the soft tokens, and labels: the ids of answers, else `IGNORED`."""
         eos = self.tokenizer.eos
         assert eos is not None
-        spans: list[tuple[list[int], list[int]]] = []  # what comes before an answer, and the answer
+        spans: list[tuple[list[int], list[int]]] = []  # ids before an answer, ids of the answer
         for number, (question, answer) in enumerate(turns):
             _, after = question_ids(
                 self.template, self.tokenizer, self.system, question, turns[:number]
@@ -101,7 +107,7 @@ class ConversationCollator:
         labels = [IGNORED] * len(ids)
         for before, answer_ids in spans:
             start, end = len(before), len(before) + len(answer_ids)
-            # A template may write earlier turns in another way; those are not learned then.
+            # A template may render earlier turns differently; then those answers are not learned.
             if ids[:start] == before and ids[start:end] == answer_ids:
                 labels[start:end] = answer_ids
         return ids, labels
@@ -110,7 +116,7 @@ class ConversationCollator:
 def slot_vocabulary(
     clips: SyntheticClips, tokenizer: Tokenizer, size: int, sampled: int = SAMPLED_CLIPS
 ) -> list[int]:
-    """Token ids of slots and of the names of all pictures, as `vocabulary` gives them."""
+    """The `vocabulary` of the texts of slots and of the names of all pictures."""
     drawn = [clips.clip(number) for number in range(sampled)]
     texts = [text for clip in drawn for text in slot_targets.slot_texts(clip) if text]
     names = [name for pool in clips.picture_pools for name in pool.names]
@@ -118,7 +124,7 @@ def slot_vocabulary(
 
 
 def vocabulary(texts: Iterable[str], tokenizer: Tokenizer, size: int) -> list[int]:
-    """The `size` most frequent token ids of texts, in that order, after padding ("\\n")."""
+    """Padding ("\\n"), then the most frequent token ids of texts: `size` ids in all."""
     counts: Counter[int] = Counter()
     for text in texts:
         counts.update(tokenizer.encode(text))

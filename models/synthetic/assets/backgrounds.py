@@ -18,8 +18,8 @@ _PHOTOGRAPHS = (
     ("skimage", "data/hubble_deep_field.jpg"),
     ("skimage", "data/ihc.png"),
 )
-# Photographs in Debian packages; the licences are in their copyright files. A bundle that is
-# trained with them must list them.
+# Photographs in Debian packages: package -> pattern of files. The licences are in the packages'
+# copyright files. The model card of a bundle that is trained with them must list them.
 _WALLPAPER_FOLDER = Path("/usr/share/backgrounds")
 _WALLPAPERS = {
     "mate-backgrounds": "mate/nature/*.jpg",
@@ -29,9 +29,9 @@ _WALLPAPERS = {
 
 @dataclass(frozen=True)
 class Background:
-    """A background drawn from a seed.
+    """A background, drawn from a seed.
 
-    form: a key of `_PAINTERS`, or "photo" for a crop of `photo`, uint8 RGB [h, w, 3].
+    form: a key of `_PAINTERS`, or "photo" for a crop of `photo`, uint8 RGB `[h, w, 3]`.
     """
 
     form: str
@@ -39,12 +39,12 @@ class Background:
     photo: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def paint(self, width: int, height: int) -> Image.Image:
-        """Draw it as RGB; the same size always gives the same pixels."""
+        """The background in RGB; the same size always gives the same pixels."""
         rng = np.random.default_rng(self.seed)
         if self.photo is not None:
             canvas = _photo(rng, width, height, self.photo)
         else:
-            # All forms are smooth enough to be computed at half the size, which is faster.
+            # All forms are smooth enough for half the size, which is faster to compute.
             coarse = _PAINTERS[self.form](rng, width // 2, height // 2)
             small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
             canvas = small.resize((width, height), Image.Resampling.BILINEAR)
@@ -99,10 +99,10 @@ def _colour(rng: np.random.Generator) -> np.ndarray:
     return np.clip(colour, 0, 255).astype(np.float32)
 
 
-def _blend(share: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Mix by `share` [h, w] or [h, w, 1] of `one` and the rest of `other`: float32 [h, w, 3]."""
-    share = share.astype(np.float32).reshape(*share.shape[:2], 1)
-    return other + share * (one - other)
+def _blend(share: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Mix two colours `[3]` by the share `[h, w]` of the first: float32 `[h, w, 3]`."""
+    share = share.astype(np.float32)[..., None]
+    return second + share * (first - second)
 
 
 def _axes(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

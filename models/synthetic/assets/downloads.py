@@ -16,8 +16,7 @@ from reellama.gguf_tools.cache_root import cache_root
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.temporary_folders import temporary_folder
 
-# Default folder of picture sets.
-ASSETS = cache_root() / "material"
+ASSETS = cache_root() / "material"  # default folder of picture sets
 
 # style -> (npm package, version, folder of its 64-pixel pictures inside the package)
 EMOJI_PACKAGES = {
@@ -61,6 +60,8 @@ def fetch_emoji(style: str, assets: Path) -> Path:
 
 
 def _npm_unpack(package: str, folder: Path, pictures: str) -> None:
+    """Download an npm package and unpack its licence and its folder `pictures` ("" for all of it)
+    into `folder`. Raises ReellamaError."""
     npm = shutil.which("npm")
     if npm is None:
         raise ReellamaError(

@@ -1,9 +1,9 @@
 """Cut-out photographs from the Debian package tuxpaint-stamps-default.
 
-The licences are in its copyright file. `data/photographs.csv` lists the cut-outs for evaluation,
-with their ImageNet classes. Training never draws their kinds, so a bundle can name them only by its
-ImageNet labels. `data/cutouts.csv` lists the cut-outs for training, which are objects without a
-name there.
+The licences are in the package's copyright file. `data/photographs.csv` lists the cut-outs for
+evaluation, with their ImageNet classes. Training never draws objects of these kinds, so a bundle
+can name them only by its ImageNet labels. `data/cutouts.csv` lists the cut-outs for training, where
+they are objects without a name.
 """
 
 from __future__ import annotations

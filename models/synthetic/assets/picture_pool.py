@@ -18,19 +18,22 @@ UNNAMED = "something"  # the kind of an object without a name
 class PicturePool:
     """Images for one clip.
 
-    names: of kinds; those that are not in the clip are the wrong answers.
-    photos: for backgrounds, uint8 RGB [h, w, 3].
-    cut_outs: photographs of objects without a name.
+    Attributes:
+        pictures: cut-out pictures of one style.
+        names: of object kinds; those that are not in the clip serve as wrong answers.
+        photos: for backgrounds, uint8 RGB `[h, w, 3]`.
+        cut_outs: photographs of objects without a name.
+        tint_share: probability that a picture is drawn in shades of one colour.
     """
 
     pictures: Sequence[Picture]
     names: Sequence[str]
     photos: Sequence[np.ndarray] = ()
     cut_outs: Sequence[Picture] = ()
-    tint_share: float = 0.15  # probability of a picture in shades of one colour
+    tint_share: float = 0.15
 
     def pick(self, rng: np.random.Generator, count: int = 1) -> list[Picture]:
-        """Pictures of different kinds."""
+        """`count` random pictures of different kinds."""
         picked: list[Picture] = []
         while len(picked) < count:
             picture = self.pictures[int(rng.integers(len(self.pictures)))]

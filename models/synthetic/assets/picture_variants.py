@@ -20,10 +20,10 @@ def tint(picture: Picture, colour: str) -> Picture:
 
 
 def _plain(kind: str) -> str:
-    """The kind without its own colour."""
-    first, _, rest = kind.partition(" ")
-    others = ("black", "brown", "orange", "pink", "grey", "light")
-    return rest if rest and (first in COLOURS or first in others) else kind
+    """The kind without a colour of its own: "brown bear" -> "bear"."""
+    first, _, noun = kind.partition(" ")
+    other_colours = ("black", "brown", "orange", "pink", "grey", "light")
+    return noun if noun and (first in COLOURS or first in other_colours) else kind
 
 
 def photo_patch(rng: np.random.Generator, photo: np.ndarray, kind: str) -> Picture:

@@ -1,8 +1,8 @@
 """Sets of cut-out pictures by object kind and drawing style: the actors of rendered clips.
 
-Emoji and icon sets draw the same kinds in different styles; the style `shapes` is drawn by our own
-code. `data/kinds.csv` lists the kinds that all three emoji sets have, one Unicode code point each.
-Their names are the short names of the Unicode CLDR, shortened to everyday words.
+Emoji and icon sets draw the same kinds in different styles. The style `shapes` is drawn by
+`shapes.py`. `data/kinds.csv` lists the kinds that all three emoji sets have, one Unicode code point
+each; their names are the short names of the Unicode CLDR, shortened to everyday words.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from reellama.models.synthetic.assets.downloads import (
 )
 from reellama.models.synthetic.assets.shapes import COLOURS, FORMS, draw_shape
 
-PICTURE_SIZE = 96  # pixels, both sides, of every picture
+PICTURE_SIZE = 96  # pixels, width and height of every picture
 STYLES = ("noto", "twemoji", "openmoji", "shapes", *ICON_PACKAGES)
 DATA = Path(__file__).parent / "data"
 
 
 def check_styles(styles: Sequence[str], weights: Sequence[float]) -> None:
-    """Raise ReellamaError for an unknown style, or weights that are not a probability for each."""
+    """Raise ReellamaError unless the styles are known and the weights are their probabilities."""
     for style in styles:
         if style not in STYLES:
             raise unknown_name_error("picture style", style, STYLES)
@@ -53,7 +53,7 @@ class ObjectKind:
     """A kind of object.
 
     code_point: as in emoji data ("1F43F-FE0F").
-    lettered: its picture has letters, digits or signs, so it must not be mirrored.
+    lettered: whether the picture has letters, digits or signs, so that it must not be mirrored.
     """
 
     code_point: str
@@ -69,7 +69,7 @@ class ObjectKind:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A cut-out picture of one kind in one style; rgba is uint8 [side, side, 4]."""
+    """A cut-out picture of one kind in one style; `rgba` is uint8 `[side, side, 4]`."""
 
     kind: str
     style: str
@@ -115,10 +115,15 @@ def load_pictures(
     assets: Path = ASSETS,
     kinds: Sequence[str] | None = None,
 ) -> list[Picture]:
-    """Pictures in each of `styles`, of all kinds or only of `kinds` (names).
+    """Pictures of all `styles`.
 
-    `assets` is the download folder. Raises ReellamaError for an unknown style, a missing package
-    or a broken file.
+    Args:
+        styles: some of `STYLES`.
+        assets: the download folder of picture sets.
+        kinds: names of the kinds to load; None for all but flags.
+
+    Raises:
+        ReellamaError: a style is unknown, a package is missing or a file is broken.
     """
     pictures: list[Picture] = []
     for style in styles:
@@ -130,8 +135,10 @@ def load_pictures(
 
 
 def _emoji(style: str, assets: Path, names: Sequence[str] | None) -> list[Picture]:
-    known = [*load_kinds(), *load_kinds("flags")]
-    kinds = [k for k in known if (k.name in names if names is not None else k in load_kinds())]
+    """Pictures of an emoji or icon set, of all kinds but flags or of those called `names`."""
+    kinds: Sequence[ObjectKind] = load_kinds()
+    if names is not None:
+        kinds = [kind for kind in (*kinds, *load_kinds("flags")) if kind.name in names]
     if style in EMOJI_PACKAGES:
         folder = fetch_emoji(style, assets)
     elif style == "openmoji":

@@ -10,7 +10,6 @@ from reellama.models.synthetic.assets.picture_pool import PicturePool
 from reellama.models.synthetic.camera import CAMERA_MOVES, Camera
 from reellama.models.synthetic.layout import add_beside, empty_scene, photograph_scene
 from reellama.models.synthetic.questions import (
-    as_sentence,
     choice_question,
     description_order,
     guess_text,
@@ -20,6 +19,7 @@ from reellama.models.synthetic.questions import (
     random_classes,
 )
 from reellama.models.synthetic.scene import Actor
+from reellama.models.synthetic.scene_captions import as_sentence
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 
@@ -40,16 +40,16 @@ def camera(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     question = pick_wording(
         rng, "What does the camera do?", "How does the camera move?", "Does the camera move?"
     )
-    others = [*CAMERA_MOVES, "the camera stays still"]
-    questions = [choice_question(rng, "camera", question, move, others, as_sentence(move))]
+    moves = [*CAMERA_MOVES, "the camera stays still"]
+    questions = [choice_question(rng, "camera", question, move, moves, as_sentence(move))]
     classes: tuple[int, ...] = ()
     if alone:
-        # The prompt holds the names that the classifier reports, and the LLM learns to repeat them:
-        # random ones will do for that.
+        # The LLM learns to repeat the names in the prompt. Random ones, in place of those that the
+        # classifier reports, suffice for that.
         classes = random_classes(rng)
         caption = f"A photograph, {guess_text(classes)}. {as_sentence(move)}"
-        what = pick_wording(rng, "What is in the video?", "What can be seen?", "What is it?")
-        questions.append(ClipQuestion("", what, "", (), as_sentence(guess_text(classes))))
+        naming = pick_wording(rng, "What is in the video?", "What can be seen?", "What is it?")
+        questions.append(ClipQuestion("", naming, "", (), as_sentence(guess_text(classes))))
     else:
         questions += naming_questions(rng, pool, [a.picture for a in actors])
         things = " and ".join(indefinite_name(a.picture) for a in description_order(actors))

@@ -11,7 +11,6 @@ from reellama.models.synthetic.assets.picture_pool import UNNAMED, PicturePool
 from reellama.models.synthetic.layout import add_beside, empty_scene
 from reellama.models.synthetic.questions import (
     NUMBER_WORDS,
-    as_sentence,
     choice_question,
     count_question,
     indefinite_name,
@@ -21,6 +20,7 @@ from reellama.models.synthetic.questions import (
     pick_wording,
 )
 from reellama.models.synthetic.scene import MOTIONS, Actor
+from reellama.models.synthetic.scene_captions import as_sentence
 from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
 UNNAMED_SHARE = 0.2  # probability of unnamed objects, cut out of photographs
@@ -47,17 +47,10 @@ def count(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     total = len(actors)
     moving = sum(map(is_moving, actors))
     questions = [count_question(rng, total)]
-    move = pick_wording(rng, "How many of them move?", "How many objects move?")
+    question = pick_wording(rng, "How many of them move?", "How many objects move?")
+    answer = NUMBER_WORDS[moving]
     questions.append(
-        choice_question(
-            rng,
-            "moving count",
-            move,
-            NUMBER_WORDS[moving],
-            NUMBER_WORDS,
-            as_sentence(NUMBER_WORDS[moving]),
-            6,
-        )
+        choice_question(rng, "moving count", question, answer, NUMBER_WORDS, as_sentence(answer), 6)
     )
     questions += naming_questions(rng, pool, [picture])
     caption = as_sentence(copies_caption(actors, motion))
@@ -78,5 +71,5 @@ def copies_caption(actors: Sequence[Actor], motion: str) -> str:
 
 
 def _plural(motion: str) -> str:
-    verb, _, rest = motion.partition(" ")
-    return f"{verb.removesuffix('s')} {rest}".strip()
+    verb, _, direction = motion.partition(" ")
+    return f"{verb.removesuffix('s')} {direction}".strip()

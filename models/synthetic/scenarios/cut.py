@@ -22,9 +22,10 @@ def cut(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     scene = replace(before.scene, duration=duration, cut_time=cut_time, second_shot=later)
     names = [indefinite_name(s.scene.actors[0].picture) for s in (before, after)]
     extra = next(name for p in pool.pick(rng, 3) if (name := indefinite_name(p)) not in names)
-    # Every choice has one of the two names, so that the choices alone give no answer away.
-    known = names[int(rng.integers(2))]
-    pairs = [tuple(names), tuple(names[::-1]), (known, extra), (extra, known)]
+    # One of the two names is in every choice, so that the choices alone do not give the answer
+    # away.
+    common = names[int(rng.integers(2))]
+    pairs = [tuple(names), tuple(names[::-1]), (common, extra), (extra, common)]
     choices = [f"from {a} to {b}" for a, b in pairs]
     question = pick_wording(
         rng, "How does the scene change?", "What does the scene change from and to?"

@@ -13,7 +13,6 @@ from reellama.models.synthetic.layout import add_beside, empty_scene
 from reellama.models.synthetic.motions import WaypointMotion
 from reellama.models.synthetic.questions import (
     ACTION_WORDS,
-    as_sentence,
     choice_question,
     definite_name,
     description_order,
@@ -23,6 +22,7 @@ from reellama.models.synthetic.questions import (
     pick_wording,
 )
 from reellama.models.synthetic.scene import DIRECTIONS, Actor
+from reellama.models.synthetic.scene_captions import as_sentence
 from reellama.models.synthetic.scene_generation import (
     MIN_TURN_VISIBILITY,
     random_actor,
@@ -52,10 +52,10 @@ def _motion_questions(rng: np.random.Generator, actor: Actor) -> list[ClipQuesti
         question = pick_wording(
             rng, f"Which way does {name} move?", f"In which direction does {name} go?"
         )
-        way = motion.removeprefix("moves ")
-        choices = direction_choices(rng, way)
+        direction = motion.removeprefix("moves ")
+        choices = direction_choices(rng, direction)
         questions.append(
-            choice_question(rng, "moving direction", question, way, choices, f"It {motion}.")
+            choice_question(rng, "moving direction", question, direction, choices, f"It {motion}.")
         )
     question = pick_wording(
         rng, f"What does {name} do?", f"What happens to {name}?", f"What is {name} doing?"
@@ -147,8 +147,8 @@ def mover(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     ]
     caption = as_sentence(f"{indefinite_name(actors[0].picture)} {motion}")
     if len(actors) > 1:
-        rest = " and ".join(indefinite_name(a.picture) for a in description_order(actors[1:]))
-        caption += " " + as_sentence(f"{rest} {'stay' if len(actors) > 2 else 'stays'} still")
+        still = " and ".join(indefinite_name(a.picture) for a in description_order(actors[1:]))
+        caption += " " + as_sentence(f"{still} {'stay' if len(actors) > 2 else 'stays'} still")
     return SyntheticClip("mover", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 
@@ -157,7 +157,7 @@ def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     scene = empty_scene(rng, pool)
     pictures = pool.pick(rng, 2)
     right = bool(rng.random() < 0.5)
-    way = "moves right" if right else "moves left"
+    motion = "moves right" if right else "moves left"
     side = float(rng.uniform(0.24, 0.34))
     fast, slow = float(rng.uniform(0.55, 0.7)), float(rng.uniform(0.16, 0.27))
     rows = [0.27, 0.73]
@@ -169,7 +169,7 @@ def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
             float(rng.uniform(margin, 1 - margin - amount)) if amount < 1 - 2 * margin else margin
         )
         x = start if right else 1 - start
-        actors.append(Actor(picture, way, x, float(y), side, amount=amount))
+        actors.append(Actor(picture, motion, x, float(y), side, amount=amount))
     names = [definite_name(p) for p in pictures]
     quick = bool(rng.random() < 0.6)
     question = (
@@ -177,15 +177,13 @@ def race(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
         if quick
         else "Which one is slower?"
     )
-    answer = names[0] if quick else names[1]
+    answer, wrong = names if quick else names[::-1]
     sentence = as_sentence(f"{answer} is {'faster' if quick else 'slower'}")
-    other = names[1] if quick else names[0]
-    questions = [choice_question(rng, "speed", question, answer, [other], sentence)]
+    questions = [choice_question(rng, "speed", question, answer, [wrong], sentence)]
     questions += [q for actor in actors for q in _motion_questions(rng, actor)][:2]
     questions += naming_questions(rng, pool, pictures)
-    caption = as_sentence(
-        f"{indefinite_name(pictures[0])} {way} fast and {indefinite_name(pictures[1])} {way} slowly"
-    )
+    first, second = (indefinite_name(picture) for picture in pictures)
+    caption = as_sentence(f"{first} {motion} fast and {second} {motion} slowly")
     return SyntheticClip("race", replace(scene, actors=tuple(actors)), caption, tuple(questions))
 
 

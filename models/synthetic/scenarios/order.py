@@ -17,7 +17,6 @@ from reellama.models.synthetic.motions import (
 )
 from reellama.models.synthetic.questions import (
     DIRECTION_WORDS,
-    as_sentence,
     choice_question,
     definite_name,
     direction_choices,
@@ -27,6 +26,7 @@ from reellama.models.synthetic.questions import (
     unanswerable_questions,
 )
 from reellama.models.synthetic.scene import Drawable, reversed_motion
+from reellama.models.synthetic.scene_captions import as_sentence
 from reellama.models.synthetic.scene_generation import random_actor
 from reellama.models.synthetic.synthetic_clip import SyntheticClip
 
@@ -53,7 +53,8 @@ def order(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
 def aimless_motion(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
     """One object moves about, without a direction or an order.
 
-    Asked to choose a direction or an order all the same, the model learns a uniform answer.
+    From questions for a direction or an order, the model learns to give all choices the same
+    probability.
     """
     scene = empty_scene(rng, pool)
     (picture,) = pool.pick(rng)
@@ -70,19 +71,22 @@ def aimless_motion(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip
 def _aimless(
     rng: np.random.Generator, picture: Picture, size: tuple[int, int]
 ) -> tuple[Drawable, str, list[str]]:
-    """A motion without direction or order, and a question with choices that it cannot answer."""
+    """A motion without direction or order, a question that it does not answer, and its choices."""
     name, chance = definite_name(picture), rng.random()
     if chance < 0.4:
         doing = SequentialMotion.random(rng, picture, float(rng.uniform(*SIDES)), size)
         first_or_last = pick_wording(rng, *_first_or_last(rng, picture))
         return ShuffledMotion.random(rng, doing), first_or_last, _in_any_order(rng, doing)
-    way = str(rng.choice(DIRECTION_WORDS))
+    direction = str(rng.choice(DIRECTION_WORDS))
     side = float(rng.uniform(0.22, 0.5))
     which = pick_wording(rng, f"Which way does {name} move?", f"In which direction does {name} go?")
+    motion: Drawable
     if chance < 0.8:
-        straight = random_actor(rng, picture, side, size, f"moves {way}")
-        return ShuffledMotion.random(rng, straight), which, direction_choices(rng, way)
-    return WaypointMotion.aimless(rng, picture, min(side, 0.4)), which, direction_choices(rng, way)
+        straight = random_actor(rng, picture, side, size, f"moves {direction}")
+        motion = ShuffledMotion.random(rng, straight)
+    else:
+        motion = WaypointMotion.aimless(rng, picture, min(side, 0.4))
+    return motion, which, direction_choices(rng, direction)
 
 
 def _first_or_last(rng: np.random.Generator, picture: Picture) -> tuple[str, str]:

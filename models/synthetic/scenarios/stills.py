@@ -15,7 +15,6 @@ import numpy as np
 from reellama.models.synthetic.assets.picture_pool import PicturePool
 from reellama.models.synthetic.layout import add_beside, empty_scene, photograph_scene
 from reellama.models.synthetic.questions import (
-    as_sentence,
     count_question,
     description_order,
     guess_text,
@@ -27,6 +26,7 @@ from reellama.models.synthetic.questions import (
 from reellama.models.synthetic.scenarios.count import copies_caption
 from reellama.models.synthetic.scenarios.motion import place
 from reellama.models.synthetic.scene import Actor
+from reellama.models.synthetic.scene_captions import as_sentence
 from reellama.models.synthetic.scene_generation import random_actor
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
@@ -94,10 +94,10 @@ def photo(rng: np.random.Generator, pool: PicturePool) -> SyntheticClip:
         return alone(rng, pool)
     scene = photograph_scene(rng, pool, empty_scene(rng, pool))
     classes = random_classes(rng)
-    what = pick_wording(
+    naming = pick_wording(
         rng, "What is in the video?", "What can be seen?", "What is it?", "What do you see?"
     )
-    questions = (ClipQuestion("", what, "", (), as_sentence(guess_text(classes))),)
+    questions = (ClipQuestion("", naming, "", (), as_sentence(guess_text(classes))),)
     caption = f"A photograph, {guess_text(classes)}."
     return SyntheticClip("photograph", scene, caption, questions, classes, is_photograph=True)
 

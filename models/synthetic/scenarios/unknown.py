@@ -1,6 +1,7 @@
-"""The scenario of real footage: unnamed objects over photographs, and a handheld camera.
+"""The scenario that imitates real footage: unnamed objects over photographs, a handheld camera.
 
-Its captions give the motion without a name, so that the model learns to leave out names.
+Its captions describe the motion without naming the objects, so that the model learns to leave out
+names that it does not know.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from reellama.models.synthetic.assets.picture_pool import PicturePool
 from reellama.models.synthetic.camera import CAMERA_MOVES, HANDHELD, Camera
 from reellama.models.synthetic.layout import add_beside, empty_scene
 from reellama.models.synthetic.questions import (
-    as_sentence,
     choice_question,
     motion_caption,
     pick_wording,
 )
 from reellama.models.synthetic.scene import Actor
+from reellama.models.synthetic.scene_captions import as_sentence
 from reellama.models.synthetic.synthetic_clip import ClipQuestion, SyntheticClip
 
 CAMERA_STAYS_STILL = "the camera stays still"

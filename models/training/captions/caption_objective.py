@@ -1,4 +1,4 @@
-"""The texts of a data set as the LLM's tokens: targets, losses and validation."""
+"""Caption training: targets of the soft tokens, losses and validation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from reellama.models.training.feature_cache import Batch, FeatureCache
 from reellama.models.training.frozen_llm import Example, FrozenLLM
 from reellama.models.training.objectives import word_loss
 
-SHOWN_ANSWERS = 3  # by a validation
-FOLLOW_UP_SHARE = 0.35  # of the examples come after another question
+SHOWN_ANSWERS = 3  # answers that a validation prints
+FOLLOW_UP_SHARE = 0.35  # share of the examples that follow another question
 
 
 class CaptionObjective:
-    """The texts of a source as the LLM's tokens."""
+    """Targets and losses for the clips of a source, in the LLM's tokens.
+
+    words: token ids that the word mixture can mix; number 0 is padding.
+    """
 
     def __init__(
         self, source: ClipSource, llm: FrozenLLM, system: str, config: CaptionConfig
@@ -44,10 +47,11 @@ class CaptionObjective:
         return self.llm.tokenizer.encode(self.source.texts(split, number)[0][1])
 
     def targets(self, split: str, tail: int = 0) -> Tensor:
-        """Word numbers of the descriptions `[clips, tokens]`: one padding after, then ignored.
+        """Target words of the soft tokens, int64 `[clips, tokens]`.
 
-        The last `tail` tokens are the description's last words, which say what happens: so they
-        have the same positions however long the names before them are. Half of the tokens at most.
+        A row has the words of the description, then one padding word, then `IGNORED`. With `tail`,
+        that many last soft tokens (at most half of all) get the last words of the description,
+        which say what happens: so these keep their positions however long the names before are.
         """
         tail = min(tail, self.tokens // 2)
         both_ways = split == TRAIN and self.source.reversible
@@ -55,18 +59,18 @@ class CaptionObjective:
         rows = torch.full((clips, self.tokens), IGNORED)
         for number in range(len(rows)):
             ids = self._description(split, number)
-            known = [self._index.get(token, IGNORED) for token in ids]
-            head = [*known, 0][: self.tokens - tail]
+            words = [self._index.get(token, IGNORED) for token in ids]
+            head = [*words, 0][: self.tokens - tail]
             rows[number, : len(head)] = torch.tensor(head)
             if tail:
-                end = known[-tail:]
+                end = words[-tail:]
                 rows[number, self.tokens - len(end) :] = torch.tensor(end)
         return rows
 
     def example(self, split: str, number: int, rng: np.random.Generator) -> Example:
-        """The description every second time, else one of the other questions.
+        """A random question about a clip, every second time for the description.
 
-        Often it follows another question and its answer.
+        `FOLLOW_UP_SHARE` of the examples have another question and its answer before.
         """
         texts = self.source.texts(split, number)
         pick = 0 if rng.random() < 0.5 else int(rng.integers(len(texts)))
@@ -83,7 +87,7 @@ class CaptionObjective:
         rows: Sequence[int],
         rng: np.random.Generator,
     ) -> Tensor:
-        """Cross-entropy of the words of the descriptions of clips `rows`."""
+        """Cross-entropy of the target words of the clips `rows`; `rng` drops frames."""
         batch = cache.batch(rows, rng, self.fewest_frames)
         hidden = projector.hidden(batch.features, batch.times, batch.mask)
         return word_loss(projector.word_mixture.logits(hidden).float(), targets[list(rows)])
@@ -91,13 +95,14 @@ class CaptionObjective:
     def word_accuracy(
         self, projector: Projector, cache: FeatureCache, targets: Tensor
     ) -> dict[str, float]:
-        """Share of words, and of whole descriptions, that the word mixture puts first."""
+        """Shares of the target words, and of whole descriptions, that are the word mixture's most
+        likely ones."""
         words = right = whole = 0
         for batch, rows in cached_batches(cache):
             hidden = projector.hidden(batch.features, batch.times, batch.mask)
-            wanted = targets[rows]
-            counted = wanted != IGNORED
-            hits = (projector.word_mixture.logits(hidden).argmax(-1) == wanted) & counted
+            expected = targets[rows]  # [B, tokens]
+            counted = expected != IGNORED
+            hits = (projector.word_mixture.logits(hidden).argmax(-1) == expected) & counted
             words += int(counted.sum())
             right += int(hits.sum())
             whole += int((hits == counted).all(1).sum())
@@ -106,7 +111,7 @@ class CaptionObjective:
     def answer_loss(
         self, projector: Projector, cache: FeatureCache, report: Callable[[str], None]
     ) -> dict[str, float]:
-        """The LLM's loss on descriptions of validation clips; shows a few answers."""
+        """The LLM's loss on descriptions of validation clips; reports a few greedy answers."""
         losses = []
         for batch, rows in cached_batches(cache, max_clips=64):
             soft = projector(batch.features, batch.times, batch.mask)
@@ -123,7 +128,8 @@ class CaptionObjective:
 def cached_batches(
     cache: FeatureCache, size: int = 32, max_clips: int | None = None
 ) -> Iterator[tuple[Batch, list[int]]]:
-    """All usable clips of a cache (or the first `max_clips`) as (batch, rows)."""
+    """The usable clips of a cache (only the first `max_clips`) as pairs of batch and clip
+    numbers."""
     rows = cache.usable[:max_clips]
     for start in range(0, len(rows), size):
         part = rows[start : start + size]

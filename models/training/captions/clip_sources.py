@@ -1,7 +1,7 @@
-"""Clips with questions and answers for training: from files, or drawn as needed.
+"""Sources of clips with questions and answers for training: video files, or rendered clips.
 
-Both kinds of source look the same to training: clip `number` of a split has texts, the first of
-which is its description, and can be read as frames with their seconds.
+Both have the same interface: clip `number` of a split has texts, of which the first is its
+description, and can be read as frames with their seconds.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from reellama.models.synthetic.rendered_clips import RenderedClip, RenderedClips
 
 Texts = Sequence[tuple[str, str]]  # (question, answer)
 Frames = tuple[Sequence[np.ndarray], np.ndarray]  # uint8 [H, W, 3] each, and seconds [T]
-# Path of a video and how many frames -> frames and seconds; given by the caller.
-ReadVideo = Callable[[Path, int], Frames]
+ReadVideo = Callable[[Path, int], Frames]  # (path, number of frames) -> frames and seconds
 
 TRAIN, VALIDATION, STILLS = "train", "validation", "stills"
-# One video in twenty validates, chosen by its name, so that the choice stays when rows are added.
+# One video in 20 is for validation. A hash of its name decides, so that the choice stays when rows
+# are added.
 VALIDATE_ONE_IN = 20
 
 
@@ -33,27 +33,30 @@ class ClipSource(Protocol):
     """Clips of the splits "train" and "validation".
 
     Attributes:
-        reversible: whether it has texts for clips that run backwards. Then, in the split "train",
-            clip number `count + i` is clip i backwards; only its texts are asked for.
+        reversible: whether the source has texts for clips that run backwards. If so, clip number
+            `count + i` of the split "train" is clip i backwards, of which only texts exist.
     """
 
     reversible: bool
 
     def fingerprint(self, split: str) -> str:
-        """Changes when the clips of a split, or their frames, do."""
+        """A hash that changes when the clips of a split or their frames change."""
 
     def count(self, split: str) -> int:
-        """How many clips a split has, each counted once."""
+        """Number of clips in a split, without those that run backwards."""
 
     def texts(self, split: str, number: int) -> Texts:
-        """Questions and answers of a clip; the first asks for its description."""
+        """Questions and answers of a clip; the first question asks for its description."""
 
     def read(self, split: str, number: int) -> Frames:
-        """A clip's frames."""
+        """Frames of a clip and their seconds."""
 
 
 class RenderedSource:
-    """Clips drawn by `reellama.models.synthetic.render`; the split "stills" has single frames."""
+    """Rendered clips. The split "stills" has single frames.
+
+    stills: number of stills. describe: the question for a description.
+    """
 
     reversible = True
 
@@ -92,7 +95,7 @@ class RenderedSource:
 
 @dataclass(frozen=True)
 class CaptionRow:
-    """One line of a JSONL or CSV file."""
+    """A video with one question and its answer."""
 
     video: Path
     question: str
@@ -104,6 +107,8 @@ class FileSource:
 
     A row has `video`, a path relative to the file, and `caption`, a list of `captions`, or
     `question` and `answer`. Rows of one video are texts of one clip. Captions may span lines.
+
+    frames: number of frames to read. describe: the question for rows with a caption.
     """
 
     reversible = False
@@ -116,12 +121,12 @@ class FileSource:
         for row in read_caption_rows(path, describe):
             videos.setdefault(row.video, []).append((row.question, row.answer))
         names = sorted(videos)
-        held_out = {name for name in names if _number(name.name) % VALIDATE_ONE_IN == 0}
-        kept = [name for name in names if name not in held_out]
-        if not (held_out and kept):  # a handful of videos: train and validate on all of them
-            kept = names
+        held_out = {path for path in names if int(short_hash(path.name), 16) % VALIDATE_ONE_IN == 0}
+        train = [name for name in names if name not in held_out]
+        if not (held_out and train):  # a handful of videos: train and validate on all of them
+            train = names
             held_out = set(names)
-        self._videos = {TRAIN: kept, VALIDATION: sorted(held_out)}
+        self._videos = {TRAIN: train, VALIDATION: sorted(held_out)}
         self._texts = videos
 
     def fingerprint(self, split: str) -> str:
@@ -175,11 +180,11 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def _rows(path: Path, line: int, values: object, describe: str) -> list[CaptionRow]:
-    """What one line says of its video: an answer, a caption, or several captions."""
-    row = values if isinstance(values, dict) else {}
-    several = row.get("captions")
-    single = {name: row[name] for name in row if row[name] is not None and name != "captions"}
-    text = {name: str(value).strip() for name, value in single.items() if name}
+    """The rows of one line: one for its answer, or one for each of its captions."""
+    fields = values if isinstance(values, dict) else {}
+    several = fields.get("captions")
+    single = {name: value for name, value in fields.items() if name and name != "captions"}
+    text = {name: str(value).strip() for name, value in single.items() if value is not None}
     listed = [str(caption).strip() for caption in several] if isinstance(several, list) else []
     captions = [caption for caption in (*listed, text.get("caption", "")) if caption]
     turns = [(describe, caption) for caption in captions]
@@ -196,9 +201,5 @@ def _rows(path: Path, line: int, values: object, describe: str) -> list[CaptionR
 
 
 def short_hash(text: str) -> str:
-    """A short hash, for names of caches."""
+    """A hash of 16 hexadecimal digits, for names of caches."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def _number(text: str) -> int:
-    return int(short_hash(text), 16)

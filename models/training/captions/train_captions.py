@@ -1,7 +1,7 @@
-"""Train a bundle by a config: tower, features, alignment, answers, and the bundle as the result.
+"""Train a bundle on captions: features, phases `align`, `motion` and `answer`, tower, bundle.
 
-Every step leaves what it made in the working folder and is skipped when that is there already, so
-the same command goes on after a kill.
+Every step stores its result in the work folder, and is skipped if the result is there already. So
+the same command continues a run that was killed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,18 @@ T = TypeVar("T")
 
 
 class CaptionTraining:
-    """One run of a config. The steps of `run` can be called one by one in a shell."""
+    """One run of a config. The steps of `run` can also be called one by one in a Python shell.
+
+    Args:
+        config: what to train.
+        work: folder for the results of the steps.
+        read_video: reads the frames of the config's video files.
+        report: receives a line of progress.
+        assets: the download folder of picture sets.
+
+    Raises:
+        ReellamaError: the config names no tower, and has no stills to train one from.
+    """
 
     def __init__(
         self,
@@ -90,7 +101,7 @@ class CaptionTraining:
             )
 
     def run(self, out: Path) -> Bundle:
-        """Do what is left to do, and write the bundle into `out`."""
+        """Do the steps that are left, and write the bundle into `out`."""
         self.phase_folder.mkdir(parents=True, exist_ok=True)
         caches = self._timed("features", self.features)
         llm = FrozenLLM(find.resolve(self.config.llm), dtype=compute_dtype())
@@ -105,11 +116,12 @@ class CaptionTraining:
         return self.save(out, projector, objective.words, {**self._seconds(), **seconds})
 
     def _seconds(self) -> dict[str, float]:
-        """Seconds of the steps that are no phases, over all runs."""
+        """Seconds of the steps other than phases, over all runs."""
         path = self.work / "seconds.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     def _timed(self, name: str, step: Callable[[], T]) -> T:
+        """Call a step and add its time to `seconds.json`."""
         started = time.perf_counter()
         result = step()
         seconds = self._seconds()
@@ -144,15 +156,15 @@ class CaptionTraining:
         )
 
     def features(self) -> dict[str, FeatureCache]:
-        """The features of every split, from disk where they are there already."""
+        """The feature caches of all splits; features that are missing are computed."""
         splits = [TRAIN, VALIDATION] + ([STILLS] if self.config.stills else [])
         tower = self.tower()
         return {split: self._features(tower, split) for split in splits}
 
     def _features(self, tower: Tower, split: str) -> FeatureCache:
         choice = self.config.vision_tower
-        seen_by = choice.name or f"efficientnet-lite0-{self.config.contrastive.image_size}"
-        key = short_hash(f"{seen_by} {choice} {tower.dtype} {self.source.fingerprint(split)}")
+        tower_name = choice.name or f"efficientnet-lite0-{self.config.contrastive.image_size}"
+        key = short_hash(f"{tower_name} {choice} {tower.dtype} {self.source.fingerprint(split)}")
         folder, count = self.work / "features" / f"{split}-{key}", self.source.count(split)
         both_ways = split == TRAIN and self.source.reversible
         cache = FeatureCache(folder, count, both_ways=both_ways)
@@ -178,20 +190,25 @@ class CaptionTraining:
     def align(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Phase `align`: the i-th soft token becomes the i-th word of the description."""
-        frozen = getattr(projector.pooler, "difference_weight", None)
-        if frozen is not None:
-            frozen.requires_grad_(False)
+        """Phase `align`: the i-th soft token becomes the i-th word of the description.
+
+        Differences between frames are left to the phase `motion`. Returns the phase's seconds, as
+        do `motion` and `answer`.
+        """
+        difference_weight = getattr(projector.pooler, "difference_weight", None)
+        if difference_weight is not None:
+            difference_weight.requires_grad_(False)
         targets = {split: objective.targets(split) for split in caches}
         seconds = self._align("align", projector, objective, caches, targets)
-        if frozen is not None:
-            frozen.requires_grad_(True)
+        if difference_weight is not None:
+            difference_weight.requires_grad_(True)
         return seconds
 
     def motion(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Phase `motion`: with differences between frames, and the last words at the end."""
+        """Phase `motion`: as `align`, but with differences between frames as an input, and the last
+        words of the description in the last soft tokens."""
         targets = {split: objective.targets(split, self.config.tail) for split in caches}
         return self._align("motion", projector, objective, caches, targets)
 
@@ -231,7 +248,7 @@ class CaptionTraining:
     def answer(
         self, projector: Projector, objective: CaptionObjective, caches: dict[str, FeatureCache]
     ) -> float:
-        """Phase `answer`: the frozen LLM's loss on the answers."""
+        """Phase `answer`: the frozen LLM's loss on answers, plus a share of the alignment's."""
         config, weight = self.config.answer, self.config.align_weight
         groups = [split for split in caches if split != VALIDATION]
         targets = {split: objective.targets(split, self.config.tail) for split in groups}
@@ -255,13 +272,14 @@ class CaptionTraining:
         return self._train_phase("answer", projector, config, loss, validate)
 
     def _rows(self, cache: FeatureCache, number: int, batch: int) -> list[int]:
+        """The clips of step `number`."""
         rows = batch_rows(number, batch, len(cache.usable), self.config.seed)
         return [cache.usable[row] for row in rows]
 
     def save(
         self, out: Path, projector: Projector, word_ids: Sequence[int], seconds: dict[str, float]
     ) -> Bundle:
-        """Write the bundle; its tower goes along when it was trained here."""
+        """Write the bundle, with its tower if this config trained one."""
         choice = self.config.vision_tower
         config = BundleConfig(
             name=self.config.name,
@@ -296,7 +314,7 @@ def train_captions(
     report: ReportLine,
     assets: Path = ASSETS,
 ) -> Bundle:
-    """Train by `config` and write the bundle to `out`; `work` keeps what a later run needs."""
+    """Train as `config` says and write the bundle to `out`; arguments as `CaptionTraining`."""
     return CaptionTraining(config, work, read_video=read_video, report=report, assets=assets).run(
         out
     )

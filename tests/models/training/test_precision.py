@@ -46,7 +46,7 @@ PACKAGES = Path(__file__).parents[3]
 # The file that decides; all others ask it.
 DECIDES = PACKAGES / "models" / "precision.py"
 SHAPES: dict[str, Any] = {"styles": ("shapes",), "style_weights": (1.0,)}
-LIMITS = (*precision.LIMITS, "ATEN_CPU_CAPABILITY")
+LIMITS = (*precision.ONEDNN_LIMITS, "ATEN_CPU_CAPABILITY")
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -64,7 +64,7 @@ def processor(
     patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
     patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: kept_to)
     patch.setattr(torch.backends.mkldnn, "is_available", lambda: one_dnn)
-    for name in precision.LIMITS:
+    for name in precision.ONEDNN_LIMITS:
         patch.delenv(name, raising=False)
     if limit:
         patch.setenv("ONEDNN_MAX_CPU_ISA", limit)
