@@ -22,7 +22,8 @@ MIN_BITS_PER_PIXEL, MAX_BITS_PER_PIXEL = 0.02, 0.5  # a bad video call, a DVD
 MAX_FRAME_STEP = 4  # at most every 4th frame of the file is sampled
 # The same clip must always have the same frames, however busy the processor is. A positive cpu-used
 # would make libvpx adapt to its load. Beside other busy processes, x264's lookahead, even on one
-# thread, gave other packets for the same frames in 16 of 634 runs; without it, none of 317 differed.
+# thread, gave other packets for the same frames in 16 of 634 runs; without it, none of 317
+# differed.
 _FAST_OPTIONS = {
     "libx264": {"preset": "veryfast", "rc-lookahead": "0", "mbtree": "0"},
     "libvpx": {"deadline": "realtime", "cpu-used": "-8"},

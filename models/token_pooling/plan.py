@@ -23,12 +23,12 @@ from reellama.models.token_pooling.pool import POOLINGS
 
 # The pooling of `auto` if frames in full do not fit; the best one in benchmarks.pooling_quality.
 AUTO_POOLING = "merge_similar"
-# Default number of frames: DEFAULT_FPS a second, within these bounds. On a CPU, a visual tower takes
-# up to a second for a frame.
+# Default number of frames: DEFAULT_FPS a second, within these bounds. On a CPU, a visual tower
+# takes up to a second for a frame.
 DEFAULT_FPS = 1.0
 MIN_FRAMES, MAX_FRAMES = 8, 64
-# Fewest merged tokens of a group, if there are more than two groups. Every group repeats what stands
-# still, and with fewer tokens it holds nothing else: benchmarks.pooling_quality --groups.
+# Fewest merged tokens of a group, if there are more than two groups. Every group repeats what
+# stands still, and with fewer tokens it holds nothing else: benchmarks.pooling_quality --groups.
 MERGED_GROUP_TOKENS = 40
 # Poolings to a fixed grid (t, rows, columns). The others choose tokens by the video's content.
 FIXED_GRID = ("full", "subsample", "mean_over_time", "adaptive_mean")

@@ -28,10 +28,10 @@ from reellama.models.token_pooling.grid_pooling import (
 from reellama.models.token_pooling.token_merging import merge_similar
 from reellama.models.token_pooling.token_pruning import prune_common
 
-# (features, budget, groups, grid) -> at most `budget` tokens `[n, n_embd]` in the order of time, and
-# their positions `[n, 3]`. `groups` is the number of spans of time that the tokens will be divided
-# into; it is at most `budget` and at most the number of frames. A pooling is called only if the
-# budget is smaller than the number of tokens.
+# (features, budget, groups, grid) -> at most `budget` tokens `[n, n_embd]` in the order of time,
+# and their positions `[n, 3]`. `groups` is the number of spans of time that the tokens will be
+# divided into; it is at most `budget` and at most the number of frames. A pooling is called only if
+# the budget is smaller than the number of tokens.
 Pooling = Callable[[np.ndarray, int, int, bool], tuple[np.ndarray, np.ndarray]]
 
 POOLINGS: dict[str, Pooling] = {

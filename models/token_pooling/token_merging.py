@@ -7,8 +7,8 @@ import numpy as np
 from reellama.models.token_pooling.grid_pooling import group_of
 from reellama.models.token_pooling.token_pruning import commonness, unit
 
-# Tokens of neighbouring frames count as equal if their cosine is this near to 1: float32 is not more
-# accurate.
+# Tokens of neighbouring frames count as equal if their cosine is this near to 1: float32 is not
+# more accurate.
 _EQUAL = 1e-6
 _PAIR_BLOCK = 512  # pairs that are compared at once; their vectors fit the processor's cache
 
