@@ -1,11 +1,11 @@
-"""A vision GGUF as a bundle: an LLM and the `mmproj` that sees for it, as llama.cpp has them.
+"""A vision GGUF as a bundle: an LLM and its `mmproj`, in llama.cpp's formats.
 
     bundle = VisionBundle(llm, mmproj)
     video = bundle.encode(frames, times)        # features [pictures, rows, columns, n_embd]
     parts = bundle.prompt_parts(video)          # for `Engine.generate`
 
-No training is needed: the tokens of the pictures are pooled over time and space until they fit the
-budget (`reellama.models.token_pooling`).
+No training is needed: the tokens of the pictures are pooled over time and space to fit the budget
+(`reellama.models.token_pooling`).
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ from reellama.models.token_pooling.options import (
 from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
 from reellama.models.token_pooling.pool import pool
 
-# Frames that are looked at when nobody says: the tower takes most of the time before an answer.
-FRAMES = 16
-# A frame is read with this many times the pixels that the tower takes on a side, so that the short
-# side of a wide video is not read smaller than the tower sees it.
+FRAMES = 16  # default number; encoding them takes most of the time before an answer
+# The longest side of a decoded frame is this many times the side of the tower's input, so that the
+# short side of a wide video is not smaller than the input.
 READ_SCALE = 2
-MIN_READ_SIDE, MAX_READ_SIDE = 224, 1024
-# Families that take pictures of any size: a frame is scaled down to about this many tokens. 128 is
-# what Qwen2.5-VL takes at least for a frame of a video.
+MIN_READ_SIDE, MAX_READ_SIDE = 224, 1024  # pixels
+# Towers that take pictures of any size get frames of about this many tokens. Qwen2.5-VL uses 128 as
+# its minimum for a frame of a video.
 ANY_SIZE_TOKENS = 128
-# What is written before the tokens of a group of frames, by family; all others get "<0:12>".
+# The text before the tokens of a group of frames, by family. Other families get "<0:12>".
 TIMESTAMPS = {
     "idefics3": "Frame from {minutes:02}:{rest:02}:",  # SmolVLM2
     "qwen3vl_merger": "<{seconds:.1f} seconds>",
@@ -54,18 +53,21 @@ TIMESTAMPS = {
 
 
 class VisionBundle:
-    """An LLM's GGUF and its `mmproj`. The tower is loaded when it is first needed.
+    """A `VideoBundle` of a vision GGUF. The tower is loaded when it is first needed.
 
-    Has what `reellama.models.bundle.Bundle` has for those who ask about a video. With `tiles` each
-    frame is shown in full and in tiles, as llama.cpp shows pictures, and nothing is pooled. Frames
-    that are in `cache` are not encoded again.
+    Args:
+        llm, mmproj: the GGUF files.
+        name: for people; None for the name of the LLM's file.
+        tiles: whether the LLM gets each frame in full and in tiles, as llama.cpp does with
+            pictures. Their tokens are not pooled.
+        cache: for the features of frames, so that they are not encoded again.
     """
 
     system = ""
     describe = "Describe the video."
     frames = FRAMES
     lora: Sequence[tuple[Path, float]] = ()
-    joins_pictures = False  # each picture is shown by itself; only frames of one video are merged
+    joins_pictures = False  # only frames of one video are merged, not the pictures of a message
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class VisionBundle:
 
     @property
     def changed(self) -> bool:
-        """Whether one of its files was written since it was opened."""
+        """Whether one of the files was written since the bundle was opened."""
         return self._version() != self.version
 
     @cached_property
@@ -91,11 +93,11 @@ class VisionBundle:
         return read_gguf(self.llm).n_embd
 
     def llm_path(self) -> Path:
-        """The GGUF that reads its soft tokens."""
+        """The LLM's GGUF."""
         return self.llm
 
     def check_llm(self, file: GGUFFile) -> None:
-        """Raise ReellamaError when the embeddings of another LLM have another width."""
+        """Raise ReellamaError unless the soft tokens are as wide as the embeddings of an LLM."""
         if file.n_embd != self.n_embd:
             raise ReellamaError(
                 f"{file.path}: its embeddings have {file.n_embd} numbers, {self.mmproj} makes soft "
@@ -116,12 +118,12 @@ class VisionBundle:
     languages: tuple[str, ...] = ()
 
     def footage_caveat(self, features: np.ndarray) -> str:
-        """Nothing: it was trained on videos and pictures of all kinds."""
+        """ "": the model was trained on real videos and pictures."""
         return ""
 
     @property
     def warning(self) -> str:
-        """That its tokens are not pooled, where nobody knows whether they can be."""
+        """That tokens are not pooled, for a family that is not known to pool well; else ""."""
         if self.tiles or self._header.family is not None:
             return ""
         return (
@@ -131,48 +133,48 @@ class VisionBundle:
 
     @property
     def max_side(self) -> int:
-        """Pixels on the longest side of a frame: more are not needed."""
+        """Pixels on the longest side of a decoded frame."""
         return min(max(READ_SCALE * (self._header.image_size or 0), MIN_READ_SIDE), MAX_READ_SIDE)
 
     def prepare(self) -> None:
-        """Nothing: llama.cpp, which has the tower, may be loading the LLM meanwhile."""
+        """Do nothing: llama.cpp, which also runs the tower, may be loading the LLM meanwhile."""
 
     def prepare_projection(self, frames: Sequence[np.ndarray]) -> None:
-        """Nothing: the tower's tokens are projected already."""
+        """Do nothing: the projector is a part of the tower."""
 
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` -> float32 `[pictures, rows, columns, n_embd]`.
 
-        A picture is a frame, or two where the family merges neighbours. See `MtmdTower.encode`.
+        A picture is a frame, or two frames if the family merges neighbours, see `MtmdTower.encode`.
         """
         if self.cache is None:
             return self._encode(frames)
         key = _content_key(self.version, frames)
-        kept = self.cache.read(key)
-        if kept is not None and "features" in kept:
-            return kept["features"]
+        cached = self.cache.read(key)
+        if cached is not None and "features" in cached:
+            return cached["features"]
         features = self._encode(frames)
-        if not self.changed:  # else its weights may be of both versions
+        if not self.changed:  # else the weights may be a mix of both versions
             self.cache.write(key, features=features)
         return features
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """The features: the projector of an `mmproj` is a part of its tower."""
+        """The features unchanged: the projector is a part of the tower."""
         return features
 
     def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
-        """Frames at `times` seconds -> what a cache keeps of them."""
+        """uint8 RGB frames `[H, W, 3]` at `times [T]` seconds -> their encoding for the cache."""
         return EncodedFrames(self.features(frames), times, frame_size(frames))
 
     def check_pooling(self, options: PoolingOptions) -> None:
-        """Any will do: its tokens are pooled when a prompt is made of them."""
+        """Do nothing: all options work, because pooling needs no training."""
 
     def n_tokens(self, options: PoolingOptions = DEFAULT_POOLING) -> int:
-        """Cells of the KV cache that a long video gets where the context is no limit."""
+        """Largest number of cells of the KV cache for a video if the context is no limit."""
         side = self.tower.image_size
         layout = self.tower.layout(*self._tower_size(side, side))
-        around = len(layout.begin) + len(layout.end)
-        return self._budget(options, self.frames, layout.rows, layout.n_tokens + around)
+        n_around = len(layout.begin) + len(layout.end)
+        return self._budget(options, self.frames, layout.rows, layout.n_tokens + n_around)
 
     def prompt_parts(
         self,
@@ -180,11 +182,16 @@ class VisionBundle:
         options: PoolingOptions = DEFAULT_POOLING,
         context_left: int | None = None,
     ) -> Prompt:
-        """What stands for a video in a prompt: for each group of frames its time, the family's
-        tokens around a picture, and its pooled tokens between them. A still has no time.
+        """The prompt parts of a video: for each group of frames its time as text, then its pooled
+        tokens between the family's begin and end tokens of a picture. A still has no time.
 
-        context_left: cells that the context has left; None where that is no limit. Tiles are not
-        pooled, whatever is left. Raises PoolingError for a budget or a context that holds nothing.
+        Args:
+            video: from `encode`.
+            options: budget and method of the pooling; ignored with `tiles`.
+            context_left: cells that the context has left; None for no limit.
+
+        Raises:
+            PoolingError: the budget or the context is too small, see `plan_pooling`.
         """
         if self.tiles:
             return self._tiled_parts(video)
@@ -194,8 +201,8 @@ class VisionBundle:
         begin, end = TokenIds(layout.begin), TokenIds(layout.end)
         pooled = pool(pictures, plan.method, plan.tokens, groups=plan.groups, grid=layout.rows > 1)
         parts: Prompt = []
-        last = np.cumsum(pooled.group_sizes)
-        for first, size, stop in zip(pooled.group_frames, pooled.group_sizes, last, strict=True):
+        stops = np.cumsum(pooled.group_sizes)
+        for first, size, stop in zip(pooled.group_frames, pooled.group_sizes, stops, strict=True):
             group = slice(stop - size, stop)
             if len(times) > 1:
                 parts.append(Text(self._timestamp(times[first])))
@@ -210,36 +217,43 @@ class VisionBundle:
         options: PoolingOptions = DEFAULT_POOLING,
         context_left: int | None = None,
     ) -> PoolingPlan:
-        """How the pictures of a video are pooled. Raises PoolingError as `plan_pooling` does."""
+        """How the pictures of a video are pooled. Arguments and errors as `prompt_parts`."""
         pictures, rows, columns, _ = video.array.shape
-        around = self._tokens_around(video)
+        n_around = self._tokens_around(video)
         return plan_pooling(
-            self._budget(options, pictures, rows, rows * columns + around),
+            self._budget(options, pictures, rows, rows * columns + n_around),
             FrameTokens(rows, columns, grid=rows > 1),
             available=pictures,
             frames=pictures,
-            group_tokens=around,
+            group_tokens=n_around,
             context_left=context_left,
             method=self._method(options, rows),
         )
 
     def _method(self, options: PoolingOptions, rows: int) -> str:
-        """The pooling that is asked for; frames in full where nobody knows of a better one."""
+        """The requested pooling; for "auto", "full" if the family is not known to pool well."""
         in_full = options.method == AUTO and not self._pools_well(rows)
         return "full" if in_full else options.method
 
     def _budget(
         self, options: PoolingOptions, pictures: int, rows: int, picture_tokens: int
     ) -> int:
-        """Cells for `pictures`, each of `rows` and of `picture_tokens` with what is around it."""
+        """The number of cells for a video.
+
+        pictures: number of them. rows: of a picture's grid. picture_tokens: cells of a picture with
+        the tokens around it.
+        """
         if options.tokens is not None:
             return options.tokens
         in_full = self._method(options, rows) == "full"
         return pictures * picture_tokens if in_full else DEFAULT_TOKENS
 
     def _pools_well(self, rows: int) -> bool:
-        """Whether the tokens of its family are places in a picture, or answers of queries: not
-        known of other families, nor of rows with tokens between them (Pixtral)."""
+        """Whether the family is known to pool well.
+
+        Its tokens must be the cells of a grid, or the outputs of a resampler's queries. A grid with
+        tokens between its rows (Pixtral), of which libmtmd reports one row, does not pool well.
+        """
         family = self._header.family
         return family is not None and (rows > 1 or not family.is_grid)
 
@@ -249,16 +263,17 @@ class VisionBundle:
         options: PoolingOptions = DEFAULT_POOLING,
         context_left: int | None = None,
     ) -> tuple[str, ...]:
-        """What `plan` picked, for people, and what else they should know of it."""
+        """The plan in one line, then its notes, for people."""
         if self.tiles:
             return ("in full, with tiles",)
         plan = self.plan(video, options, context_left)
         return (f"{plan.method}, {plan.groups} groups, at most {plan.total} cells", *plan.notes)
 
     def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """As `features`, without the cache. Raises VisionTowerError for values not finite."""
         features = self.tower.encode(self._scaled(frames), tiles=self.tiles)
         if not np.isfinite(features).all():
-            check_weights(read_gguf(self.mmproj))  # it names the tensor that is damaged
+            check_weights(read_gguf(self.mmproj))  # raises an error if a weight is damaged
             raise VisionTowerError(
                 f"{self.mmproj} makes tokens that are not finite numbers: its type does not hold "
                 "them; take one of type BF16 or F32"
@@ -266,7 +281,7 @@ class VisionBundle:
         return features
 
     def _tokens_around(self, video: EncodedFrames) -> int:
-        """What stands around each group of tokens, at most: its time, and the family's own."""
+        """Largest number of tokens around a group: its time, and the family's begin and end."""
         times = self._picture_times(video)
         texts = [self._timestamp(time) for time in times] if len(times) > 1 else []
         longest = max((len(self.tower.tokenizer.encode(text)) for text in texts), default=0)
@@ -277,15 +292,20 @@ class VisionBundle:
         return self.tower.layout(*self._tower_size(*video.frame_size))
 
     def _picture_times(self, video: EncodedFrames) -> np.ndarray:
-        """Seconds at which each picture begins."""
+        """Seconds of the first frame of each picture."""
         merged = len(video.times) > len(video.array)
         return video.times[:: self.tower.n_merged_frames if merged else 1]
 
     def _soft_tokens(
         self, tokens: np.ndarray, positions: np.ndarray, grid: tuple[int, ...]
     ) -> SoftTokens:
-        """The tokens of a group of frames `[n, n_embd]`, each at the centre of what was pooled into
-        it: `positions` `[n, 3]` in frames of the group, rows and columns of the `grid`."""
+        """The soft tokens of a group, with M-RoPE positions if the LLM uses them.
+
+        Args:
+            tokens: pooled tokens `[n, n_embd]`.
+            positions: centres of the tokens `[n, 3]`: frame in the group, row and column.
+            grid: rows and columns of a picture.
+        """
         if not self.tower.has_mrope:
             return SoftTokens(tokens, causal=self.tower.causal)
         offsets = np.floor(positions + 0.5).astype(np.int32).T
@@ -293,7 +313,7 @@ class VisionBundle:
         return SoftTokens(tokens, np.ascontiguousarray(offsets), n_positions, self.tower.causal)
 
     def _tiled_parts(self, video: EncodedFrames) -> Prompt:
-        """Pictures in full with their tiles, as llama.cpp shows them."""
+        """The prompt parts of pictures in full with their tiles, as in llama.cpp."""
         layout = self._layout(video)
         shape = (len(video.array), layout.n_images, layout.n_tokens, -1)
         parts: Prompt = []
@@ -306,14 +326,14 @@ class VisionBundle:
         return parts
 
     def _timestamp(self, seconds: float) -> str:
-        """The time of a group in the words that the family was trained with, where it has some."""
+        """The time of a group as text, in the family's own format if it has one."""
         minutes, rest = divmod(int(seconds), 60)
         return TIMESTAMPS.get(self._header.projector_type, "<{minutes}:{rest:02}>").format(
             seconds=seconds, minutes=minutes, rest=rest
         )
 
     def _scaled(self, frames: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Frames as the tower takes them: of one size, and small where it takes any size."""
+        """Frames resized to the size of the first one in `_tower_size`."""
         from PIL import Image
 
         width, height = self._tower_size(*frames[0].shape[1::-1])
@@ -327,20 +347,20 @@ class VisionBundle:
         ]
 
     def _tower_size(self, width: int, height: int) -> tuple[int, int]:
-        """The width and height in pixels at which the tower gets frames of a size."""
+        """The width and height in pixels to which frames of a size are resized for the tower."""
         family, side = self._header.family, self._header.token_side
         if family is None or not family.any_size or side is None:
             return int(width), int(height)
         return _fit_pixels(int(width), int(height), ANY_SIZE_TOKENS, side)
 
     def _version(self) -> str:
-        """SHA-256, in hexadecimal, of what the tokens of a picture depend on."""
+        """SHA-256, in hexadecimal, of the files' paths, sizes and dates, and of `tiles`."""
         files = [[str(path.absolute()), *stamp(path)] for path in (self.llm, self.mmproj)]
         return hashlib.sha256(json.dumps([files, self.tiles]).encode()).hexdigest()
 
 
 def _content_key(version: str, frames: Sequence[np.ndarray]) -> str:
-    """SHA-256, in hexadecimal, of a bundle's version and of the pixels of frames."""
+    """Cache key of frames: SHA-256, in hexadecimal, of the bundle's version and the pixels."""
     key = hashlib.sha256(json.dumps([version, [frame.shape for frame in frames]]).encode())
     for frame in frames:
         key.update(frame.tobytes())
@@ -348,7 +368,8 @@ def _content_key(version: str, frames: Sequence[np.ndarray]) -> str:
 
 
 def _fit_pixels(width: int, height: int, tokens: int, side: int) -> tuple[int, int]:
-    """A size of at most about `tokens` squares of `side` pixels, in nearly the same proportions.
+    """The width and height of at most about `tokens` squares of `side` pixels, nearly in the
+    proportions of the original, and no larger than it.
 
     >>> _fit_pixels(1280, 720, 64, 28), _fit_pixels(56, 56, 64, 28)
     ((308, 168), (56, 56))

@@ -1,9 +1,9 @@
-"""A training config: everything that decides what `reellama train` makes, as one TOML file.
+"""Training configs: one TOML file decides everything that `reellama train` makes.
 
-There are two types. `CaptionConfig` trains a projector on captions, of drawn clips or of one's own
-videos (`reellama.models.training.captions.train_captions`). `MultiStageConfig` trains a projector
-and a LoRA adapter on synthetic clips, in the stages of its array `[[stages]]`
-(`reellama.models.training.train_stages`). A key that is unknown, or would do nothing, is refused.
+There are two types. `CaptionConfig` trains a projector on captions of rendered clips or of the
+user's videos (`reellama.models.training.captions.train_captions`). `MultiStageConfig` trains a
+projector and a LoRA adapter on synthetic clips, in the stages of its array `[[stages]]`
+(`reellama.models.training.train_stages`). A key that is unknown, or would do nothing, is an error.
 """
 
 from __future__ import annotations
@@ -42,21 +42,15 @@ else:
     import tomli as tomllib
 
 STAGES = "stages"  # the array that makes a config one of several stages
-PHASES = (
-    "tower",
-    "align",
-    "text_only",
-    "joint",
-    "concepts",
-    "captions",
-)  # of a stage, in this order
-# What says how a stage runs, and nothing of what it makes.
+# The phases of a stage, in their order.
+PHASES = ("tower", "align", "text_only", "joint", "concepts", "captions")
+# Keys that decide how a stage runs, but not the weights that it makes.
 NOT_COMPARED = ("processes", "measured_on", "seconds_per_step")
 
 
 @dataclass(frozen=True)
 class ProjectorSettings:
-    """What a config decides of the projector; the rest follows from tower and LLM."""
+    """The `[projector]` table: a `ProjectorConfig` without what follows from tower and LLM."""
 
     kind: str = "resampler"
     tokens: int = 24
@@ -74,13 +68,13 @@ class ProjectorSettings:
 
 @dataclass(frozen=True)
 class VisionTowerSettings:
-    """A tower by its open_clip name or folder; without a name one is trained.
+    """The `[vision_tower]` table: a tower by its name or folder; without a name, one is trained.
 
     Attributes:
         name: a folder, `hf-hub:owner/repo`, or an open_clip model, which needs `pretrained`.
         pretrained: open_clip's tag of the weights, or a file with them.
-        layer: the block whose grid is read, counted from the end.
-        fine_layers: how many blocks before it, of finer grids, are folded into its cells.
+        layer: the block whose output is the grid, counted from the end.
+        fine_layers: number of blocks before it whose finer grids are folded into its cells.
     """
 
     name: str = ""
@@ -97,19 +91,20 @@ class VisionTowerSettings:
             )
 
     def spec(self) -> TowerSpec:
-        """These settings as a bundle's config has them."""
+        """The same settings for a `BundleConfig`."""
         return TowerSpec(self.name, self.pretrained, self.layer, self.fine_layers)
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What both types have in common.
+    """The keys that both types of config have.
 
     Attributes:
         name: of the bundle.
-        llm: a name that `reellama.gguf_tools.locate.find.resolve` knows, or a path.
-        vision_tower, projector: without them, a tower is trained and the projector is the usual
-            one.
+        llm: a name for `reellama.gguf_tools.locate.find.resolve`, or a path.
+        seed: of weights and random numbers.
+        vision_tower: the visual tower; by default, one is trained.
+        projector: its settings.
     """
 
     name: str
@@ -130,16 +125,16 @@ class CaptionConfig(TrainingConfig):
     """A projector trained on captions.
 
     Attributes:
-        frames: frames of a video, in training and by default afterwards.
-        data: a JSONL or CSV file; without it, clips are drawn as `rendered` says.
-        fewest_frames: clips lose frames at random in training, down to this many.
-        stills: drawn single frames, for the names of objects, in every phase.
-        contrastive: how a tower is trained, where none is named.
-        align: soft tokens learn to be the words of the description, from clips and stills.
-        motion: the same, with what changes between frames as a further input.
-        tail: from `motion` on, so many last soft tokens are the last words of the description.
-        answer: the LLM's loss on answers, through the frozen LLM.
-        align_weight: share of the alignment's loss that is kept in `answer`.
+        frames: frames of a video, in training and as the bundle's default.
+        data: a JSONL or CSV file; without it, clips are rendered as `rendered` says.
+        fewest_frames: training clips lose frames at random, down to this number.
+        stills: number of rendered single frames, which teach the names of objects in every phase.
+        contrastive: how a tower is trained if none is named.
+        align: phase in which soft tokens learn to be the words of the description.
+        motion: phase like `align`, with differences between frames as a further input.
+        tail: from `motion` on, this many last soft tokens are the last words of the description.
+        answer: phase that trains with the frozen LLM's loss on answers.
+        align_weight: weight of the alignment's loss in `answer`.
     """
 
     frames: int = 8
@@ -164,40 +159,43 @@ class CaptionConfig(TrainingConfig):
     )
 
     def phases(self) -> dict[str, TrainerConfig]:
-        """What is trained, in order."""
+        """The phases that have steps, in order."""
         return _with_steps(self, ("align", "motion", "answer"))
 
 
 @dataclass(frozen=True)
 class StageConfig(TrainingConfig):
-    """One stage, on synthetic clips or real footage: the phases that it trains make one bundle.
+    """One stage, on synthetic clips or real footage. Its phases make one bundle.
 
     Attributes:
-        stage: its own name in the config; `name` is the bundle's.
-        tower, align, text_only, joint: its phases (`reellama.models.training.phases.tower` and
-            `reellama.models.training.phases.instruction`); `tower` trains the visual tower, of the
-            sizes that `contrastive` says, where none is named.
+        stage: name of the stage; `name` is that of the bundle.
+        contrastive: sizes of the tower that the phase `tower` trains.
+        tower: phase that trains the visual tower, if none is named
+            (`reellama.models.training.phases.tower`).
+        align, text_only, joint: phases on synthetic clips
+            (`reellama.models.training.phases.instruction`).
         footage: the real footage of the phases `concepts` and `captions`
             (`reellama.models.training.footage`).
-        init_from: an earlier stage, or any bundle, whose projector and LoRA adapter learn on, over
-            its tower where `[vision_tower]` names none; else new ones do.
-        weight_average: share of the projector of `init_from` in the mean of its weights and those
-            after `align`; that often does better than either (Wortsman et al., 2022).
-        average_with: an earlier stage or a bundle to average with in place of `init_from`, one
-            that `init_from` came from.
-        lora_weight_average: share of the adapter of `init_from` in the mean of its weights and
-            those after `joint`.
-        name_logit_bias: logits by which "something" and "photograph" are raised after `align`,
-            where a thing's name stands. Drawn things that training knows are likelier than that by
-            far, others often not.
-        camera_logit_bias: the same for what the camera does, which gives way to "moves about".
-        inverse_temperature: what the logits of the words are multiplied by after `align`: over 1,
-            a soft token has more of its likeliest word and less of others. That of `init_from` is
-            taken back first.
-        imagenet_labels: the bundle names what ImageNet's classifier sees (towers of
-            EfficientNet-lite0).
-        processes: that share each step.
-        measured_on: the machine that its phases' `seconds_per_step` were measured on.
+        lora: the LoRA adapter and the losses of its phases.
+        init_from: an earlier stage, or any bundle, whose projector and LoRA adapter are trained
+            further, with its tower unless `[vision_tower]` names one. Without it, new ones are
+            trained.
+        weight_average: after `align`, share of the projector of `init_from` in the mean of its
+            weights and the new ones, which is often better than either (Wortsman et al., 2022).
+        average_with: a stage or bundle to average with in place of `init_from`. It must be one
+            that `init_from` was trained from.
+        lora_weight_average: after `joint`, share of the adapter of `init_from` in the mean of its
+            weights and the new ones.
+        name_logit_bias: added, after `align`, to the logits of "something" and "photograph" in the
+            name slots. The names of objects that training draws stay far more likely; those of
+            other objects often do not.
+        camera_logit_bias: the same for "moves about" in the camera's slot.
+        inverse_temperature: factor on the logits of the words, after `align`. Over 1, a soft token
+            has more of its most likely word. The factor of `init_from` is undone first.
+        imagenet_labels: whether the bundle has the labels of ImageNet's classifier, which needs a
+            tower of EfficientNet-lite0.
+        processes: number of processes that share each step.
+        measured_on: the machine on which the phases' `seconds_per_step` were measured.
     """
 
     stage: str = ""
@@ -243,11 +241,11 @@ class StageConfig(TrainingConfig):
             raise ReellamaError(f"processes must be 1 or more, not {self.processes}")
 
     def phases(self) -> dict[str, TrainerConfig]:
-        """What is trained, in order."""
+        """The phases that have steps, in order."""
         return _with_steps(self, PHASES)
 
     def to_json(self) -> dict[str, Any]:
-        """All values, defaults included, and how clips are drawn that `reellama eval` tests."""
+        """All values, defaults included, and the clips that `reellama eval` renders."""
         values = {**super().to_json(), "rendered": dataclasses.asdict(RenderedConfig())}
         unused = ("footage", "concepts", "captions") if not self.footage.train else ()
         return {key: value for key, value in values.items() if key not in unused}
@@ -255,11 +253,11 @@ class StageConfig(TrainingConfig):
 
 @dataclass(frozen=True)
 class MultiStageConfig:
-    """Stages on synthetic clips, each upon what an earlier one made; the last makes the bundle.
+    """Stages, of which each may continue from an earlier one; the last makes the bundle.
 
-    In the file, a key or table outside `[[stages]]` is a default for every stage; a stage's own
-    keys come before it. The clips of a stage are drawn with the stage's seed, unless its table
-    `[stages.synthetic]` has one.
+    In the file, a key or table outside of `[[stages]]` is a default for every stage, which the
+    stage's own keys override. The clips of a stage are drawn with the stage's seed, unless its
+    table `[stages.synthetic]` has one.
     """
 
     name: str
@@ -267,7 +265,7 @@ class MultiStageConfig:
 
 
 def read_config(path: Path) -> CaptionConfig | MultiStageConfig:
-    """Read a TOML file; raises ReellamaError that names what in it is wrong."""
+    """Read a TOML file. Raises ReellamaError, which names the wrong key."""
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
@@ -284,7 +282,7 @@ def read_config(path: Path) -> CaptionConfig | MultiStageConfig:
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's `to_json` with only what decides the weights that it makes."""
+    """A stage's `to_json` without the keys of `NOT_COMPARED`: what decides its weights."""
     return {
         key: comparable(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
@@ -293,16 +291,15 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _caption_config(values: Mapping[str, Any]) -> CaptionConfig:
-    others = _keys(StageConfig)
-    _refuse_unknown_keys(CaptionConfig, values, others, f"without [[{STAGES}]]")
+    _refuse_unknown_keys(CaptionConfig, values, _keys(StageConfig), f"without [[{STAGES}]]")
     config: CaptionConfig = _checked(CaptionConfig, values)
     return config
 
 
 def _multi_stage_config(values: Mapping[str, Any]) -> MultiStageConfig:
-    """The stages of a file's values; raises ReellamaError for what does not belong in one."""
+    """The stages in the values of a file. Raises ReellamaError."""
     tables = values[STAGES]
-    if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise ReellamaError(f"{STAGES} must be an array of tables: begin each with [[{STAGES}]]")
     defaults = {key: value for key, value in values.items() if key != STAGES}
     stages: list[StageConfig] = []
@@ -312,11 +309,12 @@ def _multi_stage_config(values: Mapping[str, Any]) -> MultiStageConfig:
             raise ReellamaError(
                 f"stage {len(stages) + 1} needs a name that can be a folder, not {name!r}"
             )
-        if any(name == other.stage for other in stages):
+        if any(name == stage.stage for stage in stages):
             raise ReellamaError(f"two stages are called {name}")
         try:
             stages.append(_stage(_merged(defaults, table), values["name"], name))
-            _refuse_later_stages(stages[-1], [one.get("name") for one in tables[len(stages) - 1 :]])
+            not_earlier = [later.get("name") for later in tables[len(stages) - 1 :]]
+            _refuse_later_stages(stages[-1], not_earlier)
         except ReellamaError as error:
             raise ReellamaError(f"stage {name}: {error}") from error
     if not stages:
@@ -325,7 +323,7 @@ def _multi_stage_config(values: Mapping[str, Any]) -> MultiStageConfig:
 
 
 def _stage(values: dict[str, Any], name: str, stage: str) -> StageConfig:
-    """One stage of its keys with the defaults filled in."""
+    """The stage of its values, which have the defaults filled in. name: of the bundle."""
     _refuse_unknown_keys(StageConfig, values, _keys(CaptionConfig), f"with [[{STAGES}]]")
     synthetic = values.get("synthetic", {})
     if isinstance(synthetic, dict) and "seed" in values:
@@ -334,35 +332,40 @@ def _stage(values: dict[str, Any], name: str, stage: str) -> StageConfig:
     return dataclasses.replace(config, stage=stage)
 
 
-def _refuse_later_stages(stage: StageConfig, later: list[Any]) -> None:
+def _refuse_later_stages(stage: StageConfig, not_earlier: list[Any]) -> None:
+    """Raise ReellamaError if a stage refers to itself or to a later one."""
     for key in ("init_from", "average_with"):
-        if getattr(stage, key) in later:
+        if getattr(stage, key) in not_earlier:
             raise ReellamaError(f"{key} = {getattr(stage, key)!r} is not an earlier stage")
 
 
 def _refuse_unknown_keys(
-    cls: type[TrainingConfig], values: Mapping[str, Any], others: list[str], kind: str
+    cls: type[TrainingConfig], values: Mapping[str, Any], other_keys: list[str], kind: str
 ) -> None:
-    known = [key for key in _keys(cls) if key != "stage"]
+    """Raise ReellamaError for a key that `cls` does not have.
+
+    other_keys: of the other type of config. kind: of this one, for the message.
+    """
+    keys = [key for key in _keys(cls) if key != "stage"]
     for key in values:
-        if key in known:
+        if key in keys:
             continue
-        if key in others:
+        if key in other_keys:
             raise ReellamaError(
-                f"{key} does nothing in a config {kind}; known there: {', '.join(known)}"
+                f"{key} does nothing in a config {kind}; known there: {', '.join(keys)}"
             )
-        raise unknown_name_error("key of a config", key, known, others)
+        raise unknown_name_error("key of a config", key, keys, other_keys)
 
 
 def _checked(cls: Any, values: Mapping[str, Any]) -> Any:
-    """The dataclass of a file's values; raises ReellamaError for a key that does nothing."""
+    """The dataclass `cls` of the values. Raises ReellamaError, also for a key without effect."""
     arguments = dataclass_arguments(cls, values)
     refuse_unused_keys(cls.unused_key_rules, values)
     return cls(**arguments)
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`own` over `defaults`, and so with the tables that both have."""
+    """`defaults` updated with `own`, recursively in tables that both have."""
     merged = {**defaults, **own}
     for key in defaults.keys() & own.keys():
         if isinstance(defaults[key], dict) and isinstance(own[key], dict):

@@ -1,7 +1,7 @@
-"""One training in several processes: each takes its part of a batch, and gradients are averaged.
+"""Data-parallel training: each process takes its part of a batch, and gradients are averaged.
 
-Two processes of one thread each take steps sooner than one process of two threads, which wait for
-each other at every layer. The processes of `torchrun` are used where it started them.
+On two cores, two processes of one thread each are faster than one process of two threads, which
+wait for each other at every layer. Under `torchrun`, its processes are used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reellama.gguf_tools.errors import ReellamaError
 
 
 def rank() -> int:
-    """The number of this process, 0 for the one that reports and saves."""
+    """The rank of this process; rank 0 reports and saves."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -32,20 +32,20 @@ def world_size() -> int:
 
 
 def is_launched() -> bool:
-    """Whether this is one of several processes that were started together, as by torchrun."""
+    """Whether this process was started as one of several, by `spawn` or torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def init_processes() -> None:
-    """Join the process group, if the environment describes one (as torchrun does)."""
+    """Join the process group that the environment variables of `spawn` or torchrun describe."""
     if dist.is_initialized() or not is_launched():
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if cuda else "gloo")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // here))
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_processes))
 
 
 def shut_down() -> None:
@@ -55,13 +55,13 @@ def shut_down() -> None:
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have called this."""
     if world_size() > 1:
         dist.barrier()
 
 
 def local_batch_size(batch: int) -> int:
-    """The part of a batch that one process takes; raises ReellamaError if it cannot be shared."""
+    """Samples of a batch that one process takes. Raises ReellamaError for a remainder."""
     if batch % world_size():
         raise ReellamaError(
             f"a batch of {batch} cannot be shared by {world_size()} processes alike"
@@ -70,7 +70,7 @@ def local_batch_size(batch: int) -> int:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Make every gradient the mean of those of all processes."""
+    """Replace every gradient by its mean over all processes."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -82,7 +82,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of a number over all processes, without a gradient."""
+    """The mean of a scalar over all processes, detached."""
     value = value.detach().clone()
     if world_size() > 1:
         dist.all_reduce(value)
@@ -90,18 +90,18 @@ def mean(value: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, `[B, ...]` -> `[world * B, ...]`; gradients go back to each."""
+    """The rows of all processes, `[B, ...]` -> `[world * B, ...]`, with gradients."""
     return rows if world_size() == 1 else _Gather.apply(rows)
 
 
 class _Gather(torch.autograd.Function):
-    """The gradients of the rows from all processes are summed."""
+    """`all_gather` whose gradient is summed over all processes."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        every = [torch.empty_like(rows) for _ in range(world_size())]
-        dist.all_gather(every, rows.contiguous())
-        return torch.cat(every)
+        gathered = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -112,20 +112,19 @@ class _Gather(torch.autograd.Function):
 
 
 def workers() -> int:
-    """How many processes draw for this one: one a core in all, without those that train.
-
-    None on a CPU where every core has its process, and each of them draws for itself.
-    """
+    """How many processes should draw clips for this one: one less than there are cores, divided
+    among the ranks; 0 if every core has a rank, which then draws for itself."""
     return ((os.cpu_count() or 2) - 1) // world_size()
 
 
 def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:
-    """Call `function(*arguments)` in each of `processes` new processes, joined to one group.
+    """Call `function(*arguments)` in `processes` new processes of one group.
 
     Raises the ReellamaError that one of them raised.
     """
     errors = mp.get_context("spawn").SimpleQueue()
-    # It listens from here on, so that no other program can take the port before they meet there.
+    # The store listens from here on, so that no other program can take the port before the
+    # processes connect to it.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     try:
         mp.spawn(_member, (processes, store.port, errors, function, arguments), processes)
@@ -142,6 +141,7 @@ def _member(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
+    """The body of a process of `spawn`."""
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -158,13 +158,13 @@ def _member(
         function(*arguments)
     except ReellamaError as error:
         errors.put(str(error))
-        os._exit(1)  # without leaving the group: the others may wait for this one
+        os._exit(1)  # an orderly exit could wait for the other processes, which wait for this one
 
 
 def _end_with_parent() -> None:
-    """Wait until the process that started this one has ended, killed perhaps, and end too.
+    """End this process when its parent ends, even if that was killed.
 
-    PyTorch sends SIGINT then, which a job in the background (`nohup ... &`) ignores.
+    PyTorch only sends SIGINT in that case, which a background job (`nohup ... &`) ignores.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

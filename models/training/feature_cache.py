@@ -1,7 +1,8 @@
-"""Features of a data set, computed once and kept on disk.
+"""The tower's features of a data set, computed once and stored on disk.
 
-A cache is a folder of blocks of clips, each written whole or not at all, so that a run which was
-killed goes on where it was. Features are float16: 23 KB a frame for 36 cells of 320 channels.
+A cache is a folder of files with a block of clips each. Blocks are written atomically, so that a
+run continues where an earlier one was killed. Features are float16: 23 KB a frame for 36 cells of
+320 channels.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from torch import Tensor
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.vision.encoder import Tower
 
-BLOCK_CLIPS = 250
+BLOCK_CLIPS = 250  # clips in a file
 
-# Number of a clip -> its frames, uint8 [H, W, 3] each, and their seconds.
+# Number of a clip -> its uint8 RGB frames [H, W, 3] and their seconds.
 ReadClip = Callable[[int], tuple[Sequence[np.ndarray], np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Features of clips side by side; clips of fewer frames are padded at the end."""
+    """Features of a batch of clips; clips with fewer frames are padded at the end."""
 
     features: Tensor  # float32 [B, T, cells, channels]
     times: Tensor  # float32 [B, T] seconds
@@ -40,9 +41,12 @@ class Batch:
 
 
 class FeatureCache:
-    """Features of `count` clips in `folder`; `usable` are those that could be read.
+    """Features of `count` clips in `folder`.
 
-    With `both_ways`, clip number `count + i` is clip i backwards.
+    both_ways: whether clip number `count + i` is clip i backwards.
+
+    Attributes:
+        usable: numbers of the clips that could be read.
     """
 
     def __init__(self, folder: Path, count: int, *, both_ways: bool = False) -> None:
@@ -64,7 +68,14 @@ class FeatureCache:
         progress: Callable[[int, int], None] = lambda done, total: None,
         warn: Callable[[str], None] = print,
     ) -> None:
-        """Compute the blocks that are missing; a clip that cannot be read is left out."""
+        """Compute the missing blocks.
+
+        Args:
+            tower: encodes the frames.
+            read: reads a clip. A clip for which it raises ReellamaError is left out.
+            progress: called with the numbers of finished and of all clips after each block.
+            warn: called with a line about each clip that is left out.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for number, start in enumerate(range(0, self.count, BLOCK_CLIPS)):
             if not self._block(number).exists():
@@ -101,10 +112,7 @@ class FeatureCache:
         os.replace(part, self._block(number))
 
     def open(self) -> None:
-        """Map the blocks; memory is used for the clips that are read.
-
-        Raises ReellamaError when not a single clip could be read.
-        """
+        """Load the blocks. Raises ReellamaError if none of the clips could be read."""
         for number in range(-(-self.count // BLOCK_CLIPS)):
             with safe_open(self._block(number), "pt") as block:
                 counts = block.get_tensor("counts")
@@ -134,9 +142,13 @@ class FeatureCache:
         min_frames: int = 1,
         max_frames: int | None = None,
     ) -> Batch:
-        """Clips side by side; with `rng`, each loses a random few frames, down to `min_frames`.
+        """A batch of clips.
 
-        max_frames: keep at most this many random frames of each clip, instead.
+        Args:
+            clips: numbers of the clips.
+            rng: if set, every second clip loses random frames.
+            min_frames: fewest frames that a clip keeps.
+            max_frames: if set, keep this many random frames of every clip instead.
         """
         loaded = [self.clip(number) for number in clips]
         if rng is not None and max_frames is not None:
@@ -157,6 +169,7 @@ class FeatureCache:
 def _drop_frames(
     grid: Tensor, times: Tensor, rng: np.random.Generator, min_frames: int
 ) -> tuple[Tensor, Tensor]:
+    """Half of the time all frames, else a random part of at least `min_frames`."""
     if len(times) <= min_frames or rng.random() < 0.5:
         return grid, times
     return _draw_frames(grid, times, rng, int(rng.integers(min_frames, len(times))))
@@ -165,6 +178,7 @@ def _drop_frames(
 def _draw_frames(
     grid: Tensor, times: Tensor, rng: np.random.Generator, keep: int
 ) -> tuple[Tensor, Tensor]:
+    """At most `keep` random frames, in order."""
     if len(times) <= keep:
         return grid, times
     rows = torch.from_numpy(np.sort(rng.choice(len(times), keep, replace=False)))

@@ -1,4 +1,4 @@
-"""A GGUF's LLM in PyTorch: frozen, dequantized, for the loss and to compare llama.cpp with."""
+"""The LLM of a GGUF in PyTorch, dequantized and frozen: for training, and to check llama.cpp."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 @dataclass(frozen=True)
 class Example:
-    """A question about a video as token ids; soft tokens stand between `before` and `after`."""
+    """A question about a video and its answer, as token ids."""
 
-    before: list[int]
-    after: list[int]
-    answer: list[int]  # ends in the token that ends a turn
+    before: list[int]  # before the soft tokens
+    after: list[int]  # after the soft tokens
+    answer: list[int]  # ends with the end-of-turn token
 
 
 def _check_heads(header: GGUFFile, path: Path) -> None:
-    """Refuse a file whose attention transformers would silently read in the wrong order.
+    """Raise ReellamaError for a file whose attention transformers would silently load wrongly.
 
-    It puts the rows of q and k back in order only where the number of key-value heads is written,
-    which may be left out of a GGUF when it is that of the other heads.
+    transformers undoes llama.cpp's permutation of the rows of q and k only if the number of
+    key-value heads is in the GGUF, which may lack it if it equals the number of heads.
     """
     name = f"{header.architecture}.attention.head_count_kv"
     if header.architecture == "llama" and name not in header.metadata:
@@ -47,7 +47,7 @@ def _check_heads(header: GGUFFile, path: Path) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Only errors from transformers' logger, for as long as the context lasts."""
+    """A context in which transformers logs only errors."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(max(level, logging.ERROR))
@@ -58,13 +58,22 @@ def quiet_transformers() -> Iterator[None]:
 
 
 class FrozenLLM:
-    """Every weight is fixed; gradients reach the soft tokens only.
+    """A GGUF's LLM in transformers. All weights are frozen; gradients reach the soft tokens only.
+
+    Args:
+        path: the GGUF.
+        dtype: of the weights.
+        attention: transformers' implementation of attention. The backward pass through PyTorch's
+            fused attention takes most of a step on a CPU, so the default is "eager".
 
     Attributes:
-        model: the transformers model, in `dtype`.
+        model: the transformers model.
         n_embd: width of its token embeddings.
-        embedding_scale: what token embeddings, and not soft tokens, are multiplied by before the
-            first layer: 1 but for Gemma.
+        embedding_scale: factor on token embeddings, but not on soft tokens, before the first layer:
+            1 except for Gemma.
+
+    Raises:
+        ReellamaError: transformers cannot load the GGUF.
     """
 
     def __init__(
@@ -81,7 +90,6 @@ class FrozenLLM:
                     str(path.parent),
                     gguf_file=path.name,
                     dtype=torch.float32,
-                    # On a CPU, going back through PyTorch's fused attention takes most of a step.
                     attn_implementation=attention,
                 )
         except (ValueError, KeyError, OSError) as error:
@@ -114,14 +122,14 @@ class FrozenLLM:
         return Example(before, after, [*ids, end] if end is not None else ids)
 
     def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
-        """Token ids -> what the first layer gets for them, `[..., n_embd]`."""
+        """Token ids -> scaled embeddings `[..., n_embd]`, which are the first layer's input."""
         weight = self.model.get_input_embeddings().weight
         rows = torch.as_tensor(ids, dtype=torch.long, device=weight.device)
         return F.embedding(rows, weight) * self.embedding_scale
 
     @torch.no_grad()
     def _prefix(self, before: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the ids before the soft tokens, which all examples share, by layer."""
+        """Keys and values, by layer, of the ids before the soft tokens, which examples share."""
         if before not in self._prefixes:
             output = self.model(inputs_embeds=self.embed(before)[None], use_cache=True)
             self._prefixes[before] = [
@@ -130,7 +138,10 @@ class FrozenLLM:
         return self._prefixes[before]
 
     def hidden(self, inputs: Tensor, lengths: Sequence[int], before: Sequence[int]) -> Tensor:
-        """Last hidden states of left-padded inputs `[B, L, n_embd]` that follow `before`."""
+        """Last hidden states `[B, L, n_embd]` of inputs that follow the token ids `before`.
+
+        inputs: left-padded, `[B, L, n_embd]`. lengths: of each row without padding.
+        """
         from transformers import DynamicCache
 
         batch, longest = inputs.shape[:2]
@@ -152,7 +163,7 @@ class FrozenLLM:
     def loss(self, soft: Tensor, examples: Sequence[Example]) -> Tensor:
         """Mean cross-entropy of the answers' tokens given soft tokens `[B, tokens, n_embd]`.
 
-        All examples must begin alike: with the same system prompt.
+        All examples must have the same ids `before` their soft tokens.
         """
         rows = [
             torch.cat([tokens.to(self.dtype), self.embed([*e.after, *e.answer[:-1]])])
@@ -161,10 +172,10 @@ class FrozenLLM:
         lengths = [len(row) for row in rows]
         inputs = torch.stack([F.pad(row, (0, 0, max(lengths) - len(row), 0)) for row in rows])
         hidden = self.hidden(inputs, lengths, examples[0].before)
-        # The head only where an answer is predicted, on a contiguous matrix: on a 3-D slice torch
-        # copies the vocabulary matrix for each sample.
-        wanted = torch.cat([hidden[i, -len(e.answer) :] for i, e in enumerate(examples)])
-        logits = self.model.get_output_embeddings()(wanted).float()
+        # Apply the head only where an answer is predicted, and to a contiguous 2-D matrix: for a
+        # 3-D slice, torch copies the vocabulary matrix for each sample.
+        predicting = torch.cat([hidden[i, -len(e.answer) :] for i, e in enumerate(examples)])
+        logits = self.model.get_output_embeddings()(predicting).float()  # [N, vocabulary]
         return F.cross_entropy(logits, torch.tensor([t for e in examples for t in e.answer]))
 
     @torch.inference_mode()

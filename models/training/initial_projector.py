@@ -1,4 +1,4 @@
-"""A projector before training, whose words are tokens of the LLM."""
+"""A new projector, whose word mixture has the LLM's token embeddings."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Low-rank adapters of the LLM (LoRA, Hu et al., 2021): learned in PyTorch, used by llama.cpp.
+"""Low-rank adapters of the LLM (LoRA, Hu et al., 2021), trained in PyTorch and used by llama.cpp.
 
-The weights of the LLM stay as the GGUF has them, dequantized, so that what is learned fits the
-quantized model (as in QLoRA, Dettmers et al., 2023).
+They are trained on the dequantized weights of the GGUF, so that they fit the quantized model (as in
+QLoRA, Dettmers et al., 2023).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile
 
-# Linear layers of a transformers Llama -> names of a block's tensors in GGUF.
+# Linear layer of a transformers Llama -> name of the tensor in a block of a GGUF.
 GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -51,14 +51,14 @@ class LoraLinear(nn.Module):
         y = self.base(x)
         if not self.enabled:
             return y
-        low = F.linear(x, self.a.to(x.dtype)) * self.scale  # here, where it is narrow
+        low = F.linear(x, self.a.to(x.dtype)) * self.scale  # scaling the narrow matrix is cheaper
         return y + F.linear(low, self.b.to(x.dtype))
 
 
 class LoraAdapters(nn.Module):
-    """The adapters of all layers of a transformers Llama; `model` itself is changed to use them.
+    """The adapters of all layers of a transformers Llama. They are inserted into `model` itself.
 
-    alpha: llama.cpp multiplies by alpha / rank, and so does this.
+    alpha: the adapters' output is scaled by alpha / rank, as in llama.cpp.
     """
 
     def __init__(self, model: nn.Module, rank: int, alpha: float) -> None:
@@ -67,29 +67,22 @@ class LoraAdapters(nn.Module):
         self.names: list[str] = []
         layers = []
         for name, module in list(model.named_modules()):
-            found = _LAYER.search(name)
-            if found and found[2] in GGUF_NAMES and isinstance(module, nn.Linear):
+            match = _LAYER.search(name)
+            if match and match[2] in GGUF_NAMES and isinstance(module, nn.Linear):
                 layer = LoraLinear(module, rank, alpha / rank)
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, layer)
-                self.names.append(f"blk.{found[1]}.{GGUF_NAMES[found[2]]}.weight")
+                self.names.append(f"blk.{match[1]}.{GGUF_NAMES[match[2]]}.weight")
                 layers.append(layer)
-        # Only the low-rank parts belong to this module: the base weights are the model's.
+        # Register only the low-rank parts: the base weights belong to the model. A plain list does
+        # not register its modules.
         self.a = nn.ParameterList([layer.a for layer in layers])
         self.b = nn.ParameterList([layer.b for layer in layers])
         self._layers = layers
 
-    @property
-    def _layers(self) -> list[LoraLinear]:
-        return self.__dict__["layers"]
-
-    @_layers.setter
-    def _layers(self, layers: list[LoraLinear]) -> None:
-        self.__dict__["layers"] = layers
-
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """The bare LLM, for as long as the context lasts."""
+        """A context in which the LLM runs without the adapters."""
         for layer in self._layers:
             layer.enabled = False
         try:
@@ -99,7 +92,7 @@ class LoraAdapters(nn.Module):
                 layer.enabled = True
 
     def load(self, path: Path, llm: GGUFFile) -> None:
-        """Take over what `save` wrote; raises ReellamaError for an adapter of another shape."""
+        """Load an adapter that `save` wrote. Raises ReellamaError for another shape."""
         tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
         for name, a, b in zip(self.names, self.a, self.b, strict=True):
             down, up = (tensors.get(f"{name}.lora_{part}") for part in "ab")
@@ -114,7 +107,7 @@ class LoraAdapters(nn.Module):
                 b.copy_(torch.from_numpy(np.array(up, np.float32)))
 
     def save(self, path: Path, llm: GGUFFile) -> None:
-        """Write a GGUF adapter (float16) for the LLM whose header is `llm`."""
+        """Write the adapter as a GGUF in float16; `llm` is the header of its LLM."""
         architecture = str(llm.metadata["general.architecture"])
         writer = gguf.GGUFWriter(path, architecture)
         writer.add_type(gguf.GGUFType.ADAPTER)
@@ -134,7 +127,7 @@ class LoraAdapters(nn.Module):
 
 
 def _rotated_heads(name: str, llm: GGUFFile) -> int:
-    """Heads whose rows llama.cpp has in another order than transformers; 0 for no such tensor."""
+    """Number of heads in a tensor whose rows llama.cpp permutes for RoPE; 0 for other tensors."""
     architecture = str(llm.metadata["general.architecture"])
     if architecture != "llama":
         return 0
@@ -145,12 +138,12 @@ def _rotated_heads(name: str, llm: GGUFFile) -> int:
 
 
 def _interleave(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows `[heads * d, ...]` from halves (transformers' RoPE) to pairs (llama.cpp's)."""
+    """Rows `[heads * d, ...]` from RoPE's order in transformers, halves, to llama.cpp's, pairs."""
     halves = rows.reshape(heads, 2, -1, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
 
 def _halve(rows: np.ndarray, heads: int) -> np.ndarray:
-    """The way back: from pairs to halves."""
+    """The inverse of `_interleave`: rows from pairs to halves."""
     pairs = rows.reshape(heads, -1, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)

@@ -1,4 +1,4 @@
-"""Losses: the words of soft tokens, the LLM's answers, and its divergence from the bare LLM."""
+"""Losses: words of the soft tokens, answers of the LLM, divergence from the LLM without adapter."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from reellama.models.training.batches import IGNORED, Conversations
 from reellama.models.training.frozen_llm import FrozenLLM, quiet_transformers
 from reellama.models.training.lora import LoraAdapters
 
-LLM_BATCH = 8  # conversations a call of the LLM on a CPU, where padding costs more than calls
+LLM_BATCH = 8  # conversations a call of the LLM on a CPU, where padding costs more than a call
 
 
 def word_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy of `logits [B, tokens, words]` and numbers of words, `[B, tokens]`.
+    """Mean cross-entropy of the words of soft tokens.
 
-    Targets that are `IGNORED` do not count. weights: a factor for each soft token, `[tokens]`.
+    Args:
+        logits: of the words, `[B, tokens, words]`.
+        targets: the word of each soft token, or `IGNORED`, `[B, tokens]`.
+        weights: of the loss of each soft token, `[tokens]`.
     """
     if weights is None:
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
@@ -32,39 +35,40 @@ def word_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) ->
 
 @dataclass(frozen=True)
 class YesNoLabelSmoothing:
-    """Tokens of which one is as good as never sure: "Yes" and "No" about real footage.
+    """Label smoothing (Szegedy et al., 2016) between the tokens of "Yes" and "No".
 
-    With captions for truth, a model that is told to be certain is wrong too often for its
-    certainty. So `share` of the probability goes to the other token (label smoothing, Szegedy et
-    al., 2016, of two classes).
+    Captions are not certain evidence of what is in real footage, so hard targets would make the
+    model overconfident. `share` of the target probability goes to the other token.
     """
 
     tokens: tuple[int, int]
     share: float
 
     def loss_term(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """What smoothing adds to the summed cross-entropy of `logits [N, vocabulary]`."""
-        one, other = self.tokens
-        apart = logits[:, one] - logits[:, other]
-        sign = (targets == one).to(apart.dtype) - (targets == other).to(apart.dtype)
-        return self.share * (apart * sign).sum()
+        """The term that smoothing adds to the summed cross-entropy of `logits [N, vocabulary]` and
+        `targets [N]`."""
+        yes, no = self.tokens
+        difference = logits[:, yes] - logits[:, no]
+        sign = (targets == yes).to(difference.dtype) - (targets == no).to(difference.dtype)
+        return self.share * (difference * sign).sum()
 
 
 class AnswerObjective:
     """The LLM's cross-entropy on the answers of conversations about a video.
 
-    before: token ids that stand before the soft tokens, the same in all conversations.
-    separate_turns: whether the parts of a conversation do not see each other.
+    before: token ids before the soft tokens, the same in all conversations.
+    separate_turns: whether the parts of a conversation do not attend to each other.
     """
 
     def __init__(self, llm: FrozenLLM, before: Sequence[int], separate_turns: bool) -> None:
         self.llm, self.before, self.separate_turns = llm, list(before), separate_turns
 
     def logits(self, soft: Tensor, conversations: Conversations) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions of the answers' N tokens after soft tokens `[B, tokens, n_embd]`.
+        """Predict the N answer tokens of conversations about videos with soft tokens
+        `[B, tokens, n_embd]`.
 
-        Returns the logits `[N, vocabulary]`, the true tokens `[N]`, and the rows of `soft` that
-        they belong to, `[N]`.
+        Returns the logits `[N, vocabulary]`, the true tokens `[N]`, and the row of `soft` that each
+        belongs to `[N]`.
         """
         before = self.llm.embed(self.before)
         ids, labels, parts = (column.to(soft.device) for column in conversations.padded(IGNORED))
@@ -77,7 +81,7 @@ class AnswerObjective:
             dim=1,
         )
         start = len(self.before) + soft.shape[1]
-        # Padding stands at the end, where a causal model does not see it.
+        # Padding is at the end, where no token of a causal model attends to it.
         attention = _separate_attention(parts, start, inputs.dtype) if self.separate_turns else {}
         states = self.llm.model.get_decoder()(inputs_embeds=inputs, **attention).last_hidden_state
         counted = labels != IGNORED
@@ -92,13 +96,13 @@ class AnswerObjective:
         conversations: Conversations,
         smoothing: YesNoLabelSmoothing | None = None,
     ) -> Tensor:
-        """The mean over the tokens of all answers."""
+        """The mean loss over the tokens of all answers."""
         lengths = torch.tensor([len(ids) for ids in conversations.ids])
         size = len(lengths) if soft.device.type == "cuda" else LLM_BATCH
         total, count = torch.zeros((), device=soft.device), 0
-        for rows in lengths.argsort().split(size):  # those of like length side by side
-            part = conversations.select(rows.tolist())
-            logits, targets, _ = self.logits(soft[rows.to(soft.device)], part)
+        for rows in lengths.argsort().split(size):  # similar lengths need less padding
+            batch = conversations.select(rows.tolist())
+            logits, targets, _ = self.logits(soft[rows.to(soft.device)], batch)
             total = total + F.cross_entropy(logits, targets, reduction="sum")
             if smoothing:
                 total = total + smoothing.loss_term(logits, targets)
@@ -106,42 +110,45 @@ class AnswerObjective:
         return total / count
 
     def weighted_loss(self, soft: Tensor, conversations: Conversations, weights: Tensor) -> Tensor:
-        """The loss of each part's answers times its weight `[B, parts]`, over all tokens."""
+        """The mean loss over tokens, in which a part's answers have its weight `[B, parts]`."""
         total, count = torch.zeros((), device=soft.device), 0
         for rows in torch.arange(len(soft)).split(LLM_BATCH):
-            chosen = conversations.select(rows.tolist())
-            logits, targets, of_row = self.logits(soft[rows.to(soft.device)], chosen)
-            _, labels, parts = (column.to(soft.device) for column in chosen.padded(IGNORED))
-            factors = weights[rows.to(soft.device)][of_row, parts[labels != IGNORED]]
+            batch = conversations.select(rows.tolist())
+            logits, targets, token_rows = self.logits(soft[rows.to(soft.device)], batch)
+            _, labels, parts = (column.to(soft.device) for column in batch.padded(IGNORED))
+            factors = weights[rows.to(soft.device)][token_rows, parts[labels != IGNORED]]
             total = total + (F.cross_entropy(logits, targets, reduction="none") * factors).sum()
             count += len(targets)
         return total / count
 
 
 def _separate_attention(parts: Tensor, start: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Arguments for an LLM that reads `parts [B, L]`, each by itself, after `start` shared tokens.
+    """The attention mask and position ids for parts that do not attend to each other.
 
-    Every part's positions continue those of the shared tokens, and it sees those and itself.
+    A part attends to the `start` shared tokens before all parts and to itself; its positions
+    continue those of the shared tokens. parts: the part of each token after them, `[B, L]`.
     """
     count = start + parts.shape[1]
     part_of = F.pad(parts, (start, 0), value=-1)  # [B, count]
     steps = torch.arange(count, device=parts.device)
-    begins = (part_of[:, :, None] == part_of[:, None]).int().argmax(2)  # first token of the part
+    same_part = part_of[:, :, None] == part_of[:, None]  # [B, count, count]
+    begins = same_part.int().argmax(2)  # first token of the part
     shared = steps < start
     positions = torch.where(shared, steps, steps - begins + start)
-    visible = (part_of[:, :, None] == part_of[:, None]) | shared
-    visible &= steps[:, None] >= steps
+    visible = (same_part | shared) & (steps[:, None] >= steps)
     mask = torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
     return {"attention_mask": mask[:, None], "position_ids": positions}
 
 
 class BareLLMDivergence:
-    """How far the adapter moves the LLM from the bare one, on texts that the bare one wrote (KL).
+    """KL divergence of the LLM with its adapter from the bare LLM, on texts of the bare LLM.
 
     Args:
-        starts: token ids that texts begin with, the same number of texts each.
-        texts, tokens: how many texts, of how many tokens each.
+        llm, lora: the LLM and its adapter.
+        starts: token ids that texts begin with; each starts the same number of texts.
+        texts, tokens: number of texts, and of tokens in each.
         batch: texts of one loss.
+        seed: of the texts.
     """
 
     def __init__(
@@ -160,7 +167,7 @@ class BareLLMDivergence:
         self._reference: Tensor | None = None
 
     def loss(self, rng: np.random.Generator) -> Tensor:
-        """The divergence on `batch` random texts; the first call writes all of them."""
+        """The divergence on `batch` random texts; the first call generates all texts."""
         if self._reference is None:
             self._reference = self.reference_texts()
         rows = torch.from_numpy(rng.choice(len(self._reference), self.batch, replace=False))
@@ -174,7 +181,7 @@ class BareLLMDivergence:
 
     @torch.no_grad()
     def reference_texts(self) -> Tensor:
-        """Texts sampled from the bare LLM, ids `[texts, tokens]`."""
+        """Texts sampled from the bare LLM, as token ids `[texts, tokens]`."""
         torch.manual_seed(self.seed)
         texts = []
         self.llm.model.eval()

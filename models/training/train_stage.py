@@ -1,4 +1,4 @@
-"""One stage on synthetic clips: projector and LoRA adapter, over a tower of its own or another's.
+"""Train one stage of a config: its phases in order, and the bundle that they make.
 
 `reellama.models.training.train_stages` runs the stages of a config one after the other.
 """
@@ -19,7 +19,7 @@ from reellama import prompts
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
-from reellama.models.bundle import Bundle
+from reellama.models.bundle import LABELS, Bundle
 from reellama.models.bundle_config import BundleConfig, TowerSpec
 from reellama.models.concepts.concept_model import ConceptModel
 from reellama.models.precision import compute_dtype
@@ -53,21 +53,29 @@ def train_stage(
     bundles: Mapping[str, Path] = MappingProxyType({}),
     read_video: ReadVideo | None = None,
 ) -> Bundle:
-    """Do what is left of the phases, from `tower` to `captions`, and write the bundle into `out`.
+    """Train what is left of the phases, from `tower` to `captions`, and write the bundle.
 
-    The processes that `distributed` brings together share the steps.
+    All processes of `distributed` call this, and share the steps.
 
     Args:
+        config: of the stage.
+        out: folder for the bundle.
+        work: folder for checkpoints, logs and the tower.
+        assets: the download folder of picture sets.
+        report: receives lines of progress.
         bundles: the folders of earlier stages, by name, for `init_from` and `average_with`.
         read_video: reads footage, for the phases `concepts` and `captions`.
 
-    Raises ReellamaError when the stage neither trains a tower nor names one that can be loaded.
+    Raises:
+        ReellamaError: the stage neither trains a tower nor names one that can be loaded, or a batch
+            cannot be shared by the processes.
     """
     distributed.init_processes()
     _check_batches(config)
-    if distributed.rank():  # only the first process reports
+    # Only rank 0 reports. It also downloads and draws the pictures, before the others need them.
+    if distributed.rank():
         report = _report_nothing
-    else:  # and downloads and draws the pictures, which two could not do at once
+    else:
         load_picture_pools(config.synthetic.styles, assets, "known", True)
     distributed.barrier()
     seconds: dict[str, float] = {}
@@ -80,10 +88,10 @@ def train_stage(
     seconds |= _train_on_clips(config, training, first_weights)
     concepts = parent.concepts if parent else None
     if config.footage.train and read_video is not None:
-        concepts, spent = train_footage(
+        concepts, footage_seconds = train_footage(
             config, training, parent, work, read_video=read_video, report=report
         )
-        seconds |= spent
+        seconds |= footage_seconds
     if distributed.rank() == 0:
         _save(config, out, spec, training, parent, seconds, concepts)
     distributed.barrier()
@@ -100,8 +108,8 @@ def _set_up_phases(
     report: Callable[[str], None],
     bundles: Mapping[str, Path],
 ) -> tuple[InstructionPhases, dict[str, Tensor]]:
-    """The phases on synthetic clips, with the weights of `parent` or new ones; and the projector's
-    weights that those after `align` are averaged with."""
+    """The phases on synthetic clips, with the weights of `parent` or new ones; and the weights of a
+    projector to average with after `align`."""
     tower = Tower.load(
         spec.name, pretrained=spec.pretrained, layer=spec.layer, fine_layers=spec.fine_layers
     )
@@ -139,13 +147,13 @@ def _set_up_phases(
 def _train_on_clips(
     config: StageConfig, training: InstructionPhases, first_weights: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """The phases `align`, `text_only` and `joint`, with averages of weights and calibrated logits;
-    returns the seconds of each phase."""
+    """Train `align`, average and calibrate the projector, train `text_only` and `joint`, average
+    the adapter; returns the seconds of each phase."""
     projector, first_adapter = training.projector, _copy_weights(training.lora)
     seconds = {"align": training.align(config.align)}
     _average_weights(config.weight_average, projector, first_weights)
     _add_logit_biases(config, projector, training.collator.words, training.llm.tokenizer.encode)
-    # Before the adapter is trained, which then reads the same soft tokens as in use.
+    # Calibrate before the adapter is trained, so that it learns from the final soft tokens.
     _scale_logits(config.inverse_temperature, projector)
     seconds["text_only"] = training.text_only(config.text_only)
     seconds["joint"] = training.joint(config.joint)
@@ -154,19 +162,19 @@ def _train_on_clips(
 
 
 def _check_batches(config: StageConfig) -> None:
-    """Raise ReellamaError for a batch that the processes cannot share, before hours of training."""
+    """Raise ReellamaError for a batch that the processes cannot share, before training begins."""
     for phase in config.phases().values():
         for size in phase.sizes:
             distributed.local_batch_size(size)
 
 
 def _load(name: str, bundles: Mapping[str, Path]) -> Bundle | None:
-    """The bundle of an earlier stage, or any by its name or folder; None without a name."""
+    """The bundle of an earlier stage, or any bundle by name or folder; None for no name."""
     return Bundle.load(bundles.get(name, name)) if name else None
 
 
 def _load_llm(name: str) -> FrozenLLM:
-    """The LLM as it is quickest to train through here."""
+    """The LLM, in the dtype and with the attention that are fastest to train on this device."""
     on_gpu = device().type == "cuda"
     return FrozenLLM(
         find.resolve(name),
@@ -182,14 +190,14 @@ def _copy_weights(module: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _average_weights(share: float, module: nn.Module, first: Mapping[str, Tensor]) -> None:
-    """Average the weights of a module with a share of those that it began with."""
+    """Replace the weights of a module by (1 - share) of themselves plus share of `first`."""
     for name, weight in module.state_dict().items():
         if share and name in first:
             weight.lerp_(first[name].to(weight.device), share)
 
 
 def _without_calibration(bundle: Bundle) -> Projector:
-    """The bundle's projector as it was before its logits were scaled and biased."""
+    """The bundle's projector with the scale and bias of its logits undone."""
     _scale_logits(1 / bundle.config.inverse_temperature, bundle.projector)
     bundle.projector.word_mixture.logit_bias.zero_()
     return bundle.projector
@@ -210,13 +218,13 @@ def _add_logit_biases(
     words: Sequence[int],
     encode: Callable[[str], Sequence[int]],
 ) -> None:
-    """Raise the words for unclear videos, so that they win where no other is much likelier."""
-    for token, word, more in logit_biases(config.name_logit_bias, config.camera_logit_bias):
-        first = encode(f" {word}")[0]
-        if more and first not in words:
+    """Add the config's logit biases towards vague answers. words: token ids of the projector."""
+    for token, word, bias in logit_biases(config.name_logit_bias, config.camera_logit_bias):
+        word_id = encode(f" {word}")[0]
+        if bias and word_id not in words:
             raise ReellamaError(f'a logit bias needs "{word}" among the projector\'s words')
-        if more:
-            projector.word_mixture.logit_bias[token, words.index(first)] += more
+        if bias:
+            projector.word_mixture.logit_bias[token, words.index(word_id)] += bias
 
 
 def _report_nothing(line: str) -> None:
@@ -230,7 +238,7 @@ def _train_tower(
     assets: Path,
     report: Callable[[str], None],
 ) -> float:
-    """Train the tower, or what is left of that; returns seconds."""
+    """Train the steps of the tower that are left; returns seconds."""
     if not config.tower.steps:
         raise ReellamaError(
             f"stage {config.stage}: give it [stages.tower] steps, or init_from, or [vision_tower] "
@@ -253,11 +261,12 @@ def _train_tower(
 
 
 def _chosen_tower(config: StageConfig, parent: Bundle | None) -> TowerSpec:
-    """The config's tower, else that of the bundle it begins with; without a name, a new one."""
+    """The config's tower, or that of `parent`. A spec without a name means a new tower."""
     if config.vision_tower.name or not parent:
         return config.vision_tower.spec()
-    own = parent.folder / parent.config.tower.name
-    return replace(parent.config.tower, name=str(own)) if own.is_dir() else parent.config.tower
+    folder = parent.folder / parent.config.tower.name
+    tower = parent.config.tower
+    return replace(tower, name=str(folder)) if folder.is_dir() else tower
 
 
 def _new_projector(
@@ -277,13 +286,13 @@ def _save(
     seconds: Mapping[str, float],
     concepts: ConceptModel | None,
 ) -> Bundle:
-    """Write the bundle; `tower` is what it was trained with."""
+    """Write the bundle. tower: a name for open_clip, or a folder, which is copied."""
     llm, source = training.llm, Path(tower.name)
-    made = {
+    stage = {
         "stage": config.stage,
         "init_from": config.init_from,
         "config": json.loads(json.dumps(config.to_json())),
-        "seconds": {name: round(spent) for name, spent in seconds.items()},
+        "seconds": {name: round(value) for name, value in seconds.items()},
     }
     description = BundleConfig(
         name=config.name,
@@ -298,16 +307,15 @@ def _save(
         slots=bool(config.align.steps or (parent and parent.config.slots)),
         inverse_temperature=config.inverse_temperature,
         word_ids=tuple(training.collator.words),
-        stages=(*(parent.config.stages if parent else ()), made),
+        stages=(*(parent.config.stages if parent else ()), stage),
     )
     out.mkdir(parents=True, exist_ok=True)
     training.lora.save(out / ADAPTER, read_gguf(find.resolve(config.llm)))
     if config.imagenet_labels:
         encode = llm.tokenizer.encode
         ids = name_ids(encode, encode("\n")[0])
-        ImageNetClassifier.of_imagenet(ids, lambda known: llm.embed(known).float().cpu()).save(
-            out / "labels.safetensors"
-        )
+        labels = ImageNetClassifier.of_imagenet(ids, lambda token: llm.embed(token).float().cpu())
+        labels.save(out / LABELS)
     if source.is_dir() and source.resolve() != (out / "tower").resolve():
         shutil.copytree(source, out / "tower", dirs_exist_ok=True)
     return save_bundle(out, description, training.projector, concepts)

@@ -1,7 +1,7 @@
-"""Run the stages of a config one after the other: what is finished is skipped, the rest goes on.
+"""Train the stages of a config one after the other; finished stages are skipped.
 
-Every stage makes a bundle in a folder of its own, named for the stage. A later stage that names it
-in `init_from` learns on from there.
+Every stage makes a bundle, in a folder with the stage's name. A later stage with that name in
+`init_from` continues from the bundle.
 """
 
 from __future__ import annotations
@@ -37,82 +37,86 @@ def train_stages(
     """Train what is left of the stages, and return the bundle of the last one.
 
     Args:
-        out: receives a folder for each stage.
-        work: keeps what a later run of an unfinished stage goes on with.
-        only: the name of the one stage to train; those before it must be finished.
-        processes: that share each step, in place of what each stage says.
-        read_video: reads footage, for stages that learn from it.
+        config: the stages.
+        out: folder for the folders of the bundles.
+        work: folder for checkpoints, from which a killed run continues.
+        assets: the download folder of picture sets.
+        report: receives lines of progress.
+        only: name of the only stage to train; stages that it continues from must be finished.
+        processes: number of processes that share each step, in place of the stages' own.
+        read_video: reads footage, for stages that train on it.
 
-    Raises ReellamaError for a finished stage that was trained with other settings.
+    Raises:
+        ReellamaError: a finished stage was trained with other settings, or see `train_stage`.
     """
     stages = selected(config, only)
+    bundles = {stage.stage: out / stage.stage for stage in config.stages}
     for stage in stages:
         if is_finished(config, stage, out):
             report(f"{stage.stage}: finished, in {out / stage.stage}")
             continue
         _check_parents(config, stage, out)
         report(f"{stage.stage}: from {stage.init_from or 'new weights'}")
-        ready = partial(
+        train = partial(
             train_stage,
             stage if processes is None else replace(stage, processes=processes),
             out / stage.stage,
             work=work / stage.stage,
             assets=assets,
             report=report,
-            bundles={one.stage: out / one.stage for one in config.stages},
+            bundles=bundles,
             read_video=read_video,
         )
         if (processes or stage.processes) == 1 or distributed.is_launched():
-            ready()
+            train()
         else:
-            distributed.spawn(ready, processes or stage.processes)
+            distributed.spawn(train, processes or stage.processes)
         report(f"{stage.stage}: written to {out / stage.stage}")
     return Bundle.load(out / stages[-1].stage)
 
 
 def selected(config: MultiStageConfig, only: str | None) -> list[StageConfig]:
-    """The stage called `only`, or all; raises ReellamaError when there is none of that name."""
-    stages = [one for one in config.stages if only in (None, one.stage)]
+    """The stage called `only`, or all for None. Raises ReellamaError for an unknown name."""
+    stages = [stage for stage in config.stages if only in (None, stage.stage)]
     if not stages:
-        raise unknown_name_error("stage", str(only), [one.stage for one in config.stages])
+        raise unknown_name_error("stage", str(only), [stage.stage for stage in config.stages])
     return stages
 
 
 def is_finished(config: MultiStageConfig, stage: StageConfig, out: Path) -> bool:
-    """Whether the bundle of a stage is there.
+    """Whether the bundle of a stage exists.
 
-    Raises ReellamaError when the stage, or one that it comes from, has other settings now.
+    Raises ReellamaError if the stage, or one that it continues from, has other settings now.
     """
     path = out / stage.stage / "bundle.json"
     if not path.exists():
         return False
-    recorded = {one.get("stage"): one["config"] for one in BundleConfig.read(path).stages}
-    for one in _line(config, stage):
-        now = json.loads(json.dumps(one.to_json()))  # lists for tuples, as in the file
-        difference = _first_difference(comparable(recorded.get(one.stage, {})), comparable(now))
+    recorded = {record.get("stage"): record["config"] for record in BundleConfig.read(path).stages}
+    for part in _lineage(config, stage):
+        now = json.loads(json.dumps(part.to_json()))  # lists for tuples, as in the file
+        difference = _first_difference(comparable(recorded.get(part.stage, {})), comparable(now))
         if difference:
             raise ReellamaError(
-                f"{path}: was trained with another {difference} of stage {one.stage}; remove its "
+                f"{path}: was trained with another {difference} of stage {part.stage}; remove its "
                 "folder to train it again, or choose another --out"
             )
     return True
 
 
-def _line(config: MultiStageConfig, stage: StageConfig) -> list[StageConfig]:
-    """A stage and those of the config that it comes from, the first one first."""
-    by_name = {one.stage: one for one in config.stages}
-    line = [stage]
-    while line[0].init_from in by_name:
-        line.insert(0, by_name[line[0].init_from])
-    return line
+def _lineage(config: MultiStageConfig, stage: StageConfig) -> list[StageConfig]:
+    """The stages of the config that a stage continues from, in order, and the stage itself."""
+    by_name = {other.stage: other for other in config.stages}
+    lineage = [stage]
+    while lineage[0].init_from in by_name:
+        lineage.insert(0, by_name[lineage[0].init_from])
+    return lineage
 
 
 def _check_parents(config: MultiStageConfig, stage: StageConfig, out: Path) -> None:
+    """Raise ReellamaError unless the stages that a stage needs are finished."""
+    names = {other.stage for other in config.stages}
     for name in (stage.init_from, stage.average_with):
-        if (
-            any(name == one.stage for one in config.stages)
-            and not (out / name / "bundle.json").exists()
-        ):
+        if name in names and not (out / name / "bundle.json").exists():
             raise ReellamaError(
                 f"stage {stage.stage} begins with {name}, which is not in {out}; train that first"
             )

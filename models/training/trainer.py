@@ -1,7 +1,7 @@
-"""One phase of training: AdamW with warm-up and cosine decay, resumable after a kill at any step.
+"""Train one phase: AdamW with warm-up and cosine decay, resumable from checkpoints.
 
-What a step sees depends on (seed, step) alone: its clips, its dropout, its questions. A run that
-resumes from a checkpoint therefore takes the same steps as one that was never stopped.
+The clips, the dropout and the questions of a step depend on (seed, step) alone. So a run that
+resumes from a checkpoint takes the same steps as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -22,25 +22,27 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.precision import autocast
 from reellama.models.training import distributed
 
-# Number of a forward pass and its random numbers -> loss; and figures of a validation by name.
-Loss = Callable[[int, np.random.Generator], Tensor]
-Validate = Callable[[], dict[str, float]]
+Loss = Callable[[int, np.random.Generator], Tensor]  # (number of the forward pass, rng) -> loss
+Validate = Callable[[], dict[str, float]]  # -> figures by name
 
-MAX_GRADIENT_NORM = 1.0  # larger gradients are scaled down to it
+MAX_GRADIENT_NORM = 1.0  # larger gradients are clipped
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long and how fast one phase learns.
+    """The hyperparameters of a phase.
 
     Attributes:
-        batch: clips of one forward pass.
-        accumulate: forward passes of one step.
+        steps: of the optimizer; 0 to skip the phase.
+        batch: clips in a forward pass.
+        accumulate: forward passes in a step.
+        learning_rate: at its peak.
+        weight_decay: of weights with two dimensions or more.
         warmup: share of the steps in which the learning rate rises.
-        checkpoint_every: steps between two checkpoints, and two validations.
-        averaged: checkpoints whose weights are averaged at the end, the last ones (Izmailov et al.,
-            2018, "Averaging weights leads to wider optima"); 1 takes the last as it is.
-        seconds_per_step: what a step took where it was measured, for estimates; 0 if nobody did.
+        checkpoint_every: steps between checkpoints, and between validations.
+        averaged: number of last checkpoints whose weights are averaged at the end (Izmailov et al.,
+            2018, "Averaging weights leads to wider optima"); 1 for no average.
+        seconds_per_step: measured duration of a step, for estimates; 0 if it was not measured.
     """
 
     steps: int
@@ -54,30 +56,31 @@ class TrainerConfig:
     seconds_per_step: float = 0.0
 
     def __post_init__(self) -> None:
-        least_of = {"steps": 0, "batch": 1, "accumulate": 1, "checkpoint_every": 1, "averaged": 1}
-        for name, least in {**least_of, "seconds_per_step": 0}.items():
-            if getattr(self, name) < least:
-                raise ReellamaError(f"{name} must be {least} or more, not {getattr(self, name)}")
+        at_least_1 = ("batch", "accumulate", "checkpoint_every", "averaged")
+        for name in ("steps", *at_least_1, "seconds_per_step"):
+            minimum, value = int(name in at_least_1), getattr(self, name)
+            if value < minimum:
+                raise ReellamaError(f"{name} must be {minimum} or more, not {value}")
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many samples of each sort a forward pass takes."""
+        """Numbers of samples of each sort in a forward pass."""
         return (self.batch,)
 
     @property
     def averaged_steps(self) -> list[int]:
-        """The steps whose weights are averaged; none where the last are taken as they are."""
-        every = [*range(self.checkpoint_every, self.steps, self.checkpoint_every), self.steps]
-        return every[-self.averaged :] if self.averaged > 1 else []
+        """The steps whose weights are averaged; empty for no average."""
+        steps = [*range(self.checkpoint_every, self.steps, self.checkpoint_every), self.steps]
+        return steps[-self.averaged :] if self.averaged > 1 else []
 
 
 def format_minutes(seconds: float) -> str:
-    """Seconds as people read them: "3:07"."""
+    """Seconds as minutes and seconds: "3:07"."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
 def batch_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """The clips of a step: every clip once an epoch, in an order that `seed` and the epoch give."""
+    """The clips of a step, out of `count`: each once an epoch, in an order by seed and epoch."""
     rows: list[int] = []
     position = step * batch
     while len(rows) < batch:
@@ -88,13 +91,21 @@ def batch_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
 
 
 class Trainer:
-    """Train `module` with `loss(number, rng)`, where number counts forward passes.
+    """Trains the parameters of a module that require gradients.
+
+    It resumes from a checkpoint in `folder` if there is one.
 
     Args:
-        folder: receives `NAME.pt` (the last checkpoint) and `log.jsonl` (a line every report).
-        validate: called every `config.checkpoint_every` steps and at the end; what it returns is
-            logged.
-        report: one line of progress for a person.
+        name: of the phase.
+        module: what to train.
+        config: the hyperparameters.
+        folder: for `NAME.pt` (the last checkpoint) and `log.jsonl` (a line for each report).
+        seed: of all random numbers.
+        report: receives lines of progress.
+
+    Attributes:
+        step: number of the next step.
+        seconds: spent in steps, over all runs.
     """
 
     def __init__(
@@ -114,14 +125,14 @@ class Trainer:
         self.seed = seed
         self.report = report
         self.step = 0
-        self.seconds = 0.0  # spent in steps, over all runs
+        self.seconds = 0.0
         self._averaged: list[dict[str, Tensor]] = []  # the weights of `averaged_steps` so far
         self.device = next(module.parameters()).device
         trained = [p for p in module.parameters() if p.requires_grad]
-        decayed = [p for p in trained if p.ndim > 1]
-        others = [p for p in trained if p.ndim <= 1]
+        decay = [p for p in trained if p.ndim > 1]
+        no_decay = [p for p in trained if p.ndim <= 1]  # biases and norms
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others}],
+            [{"params": decay, "weight_decay": config.weight_decay}, {"params": no_decay}],
             lr=config.learning_rate,
             weight_decay=0.0,
             betas=(0.9, 0.98),
@@ -143,7 +154,7 @@ class Trainer:
         self.report(f"{self.name}: going on at step {self.step}")
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint, atomically."""
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -156,19 +167,19 @@ class Trainer:
         os.replace(part, self.checkpoint)
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then half a cosine down to zero."""
+        """The learning rate of a step: linear warm-up, then half a cosine down to zero."""
         rising = max(1, round(self.config.warmup * self.config.steps))
         if step < rising:
             return self.config.learning_rate * (step + 1) / rising
         done = (step - rising) / max(1, self.config.steps - rising)
         return self.config.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def run(
-        self,
-        loss: Loss,
-        validate: Validate | None = None,
-    ) -> None:
-        """Take the steps that are left."""
+    def run(self, loss: Loss, validate: Validate | None = None) -> None:
+        """Take the steps that are left.
+
+        validate: called every `config.checkpoint_every` steps and at the end, on rank 0. Its
+        figures are logged.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         recent: list[float] = []
         while self.step < self.config.steps:
@@ -192,6 +203,7 @@ class Trainer:
             self.module.load_state_dict(_mean(self._averaged))
 
     def _take_step(self, loss: Loss) -> float:
+        """One step of the optimizer; returns the mean loss of its forward passes."""
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate_at(self.step)
@@ -210,9 +222,9 @@ class Trainer:
         return total
 
     def _rng_seed(self, number: int) -> list[int]:
-        """The seed of a forward pass's random numbers, another one in each process."""
-        own = [distributed.rank()] if distributed.rank() else []
-        return [self.seed, number, *own]
+        """The seed of a forward pass's random numbers, which differs between ranks."""
+        rank = [distributed.rank()] if distributed.rank() else []
+        return [self.seed, number, *rank]
 
     def _validate(self, validate: Validate) -> dict[str, float]:
         self.module.eval()
@@ -221,16 +233,16 @@ class Trainer:
 
     def _log(self, figures: dict[str, float]) -> None:
         left = self.seconds / self.step * (self.config.steps - self.step)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        values = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
         progress = f"step {self.step}/{self.config.steps}"
-        self.report(f"{self.name}: {progress}, {shown}, {format_minutes(left)} left")
+        self.report(f"{self.name}: {progress}, {values}, {format_minutes(left)} left")
         line = {"stage": self.name, "step": self.step, "seconds": round(self.seconds, 1), **figures}
         with (self.folder / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
 
 
 def _mean(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of weights; whole numbers, such as counts, are those of the last."""
+    """The mean of state dicts; integer tensors are those of the last one."""
     return {
         name: torch.stack([state[name] for state in states]).mean(0)
         if last.is_floating_point()

@@ -1,10 +1,10 @@
-"""The tokenizer of CLIP's text tower, without torch: texts in, token ids out.
+"""The tokenizer of CLIP's text tower (Radford et al., 2021), without torch.
 
     tokenizer = ClipTokenizer(merges, context=77)
     tokenizer.encode(["a dog"])             # int64 [1, 77], zeros after the end
 
-Byte pair encoding of small letters, with an end on each word (Radford et al., 2021); `merges` says
-all of it: two parts a line, in the order in which they are joined.
+It is a byte pair encoding of lower-case text with an end-of-word mark. `merges` has a merge on each
+line, in the order of priority: two parts with a space between them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 
 WORD_END = "</w>"
 START, END = "<start_of_text>", "<end_of_text>"
-# What is one word: an ending after an apostrophe, letters, one digit, or other marks.
+# A word before BPE: an ending after an apostrophe, letters, a single digit, or other characters.
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def bpe_merges(tokenizer: Any) -> str:
-    """The merges of open_clip's tokenizer; "" for any that is not CLIP's own."""
+    """The merges of an open_clip tokenizer; "" for one other than CLIP's own."""
     from open_clip.tokenizer import SimpleTokenizer
 
     if type(tokenizer) is not SimpleTokenizer or tokenizer.all_special_ids[1:] != [
@@ -33,7 +33,7 @@ def bpe_merges(tokenizer: Any) -> str:
 
 
 class ClipTokenizer:
-    """The tokenizer with these `merges`, for texts of at most `context` tokens."""
+    """CLIP's tokenizer for texts of at most `context` tokens. merges: from `bpe_merges`."""
 
     def __init__(self, merges: str, context: int) -> None:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -57,7 +57,7 @@ class ClipTokenizer:
         )
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Token ids int64 `[texts, context]`; a long text is cut off before its end."""
+        """Token ids int64 `[texts, context]`; long texts are truncated."""
         rows = np.zeros((len(texts), self._context), np.int64)
         for row, text in zip(rows, texts, strict=True):
             words = self._tokenizer.encode(html.unescape(text)).ids[: self._context - 2]
@@ -66,7 +66,8 @@ class ClipTokenizer:
 
 
 def _byte_letters() -> list[str]:
-    """A letter for each byte, in the order of CLIP's vocabulary: printable ones first."""
+    """The character that stands for each byte, in the order of CLIP's vocabulary: printable bytes
+    first."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = range(0x100 - len(printable))
-    return [chr(byte) for byte in printable] + [chr(0x100 + n) for n in others]
+    n_others = 0x100 - len(printable)
+    return [chr(byte) for byte in printable] + [chr(0x100 + n) for n in range(n_others)]

@@ -1,11 +1,11 @@
-"""The visual tower: any open_clip model, as a grid of features and as a search space of text.
+"""The visual tower in torch: any open_clip model, for grids of features and for search by text.
 
     tower = Tower.load("ViT-B-32", pretrained="laion2b_s34b_b79k")
     grid = tower.grid(frames)              # [frames, cells, channels]
     scores = tower.embed_images(frames) @ tower.embed_texts(["a dog"]).T
 
-Whole frames are resized to the tower's square, without a crop, which would lose motion at the edges
-of a wide video.
+Whole frames are resized to the tower's square input. A crop would lose motion at the edges of a
+wide video.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from reellama.models.vision.torchvision_compat import ensure_torchvision
 
 @torch.no_grad()
 def fold_batch_norms(trunk: nn.Module) -> None:
-    """Fold each batch norm into the convolution before it, in place: the same output, faster.
+    """Fold each batch norm into the convolution before it, in place, which is faster.
 
-    For trunks that register their layers in the order in which they run, as timm's convolutional
-    ones do; norms that follow no convolution stay.
+    The trunk must register its layers in the order in which they run, as timm's convolutional
+    trunks do. Norms that follow no convolution stay.
     """
     convolution: nn.Conv2d | None = None
     for name, module in list(trunk.named_modules()):
@@ -41,8 +41,9 @@ def fold_batch_norms(trunk: nn.Module) -> None:
             if convolution is not None and convolution.out_channels == module.num_features:
                 _fold(convolution, module)
                 parent, _, child = name.rpartition(".")
-                rest = [module.drop, module.act] if hasattr(module, "act") else []
-                setattr(trunk.get_submodule(parent), child, nn.Sequential(*rest))
+                # timm's norm layers include dropout and activation.
+                activation = [module.drop, module.act] if hasattr(module, "act") else []
+                setattr(trunk.get_submodule(parent), child, nn.Sequential(*activation))
             convolution = None
 
 
@@ -60,10 +61,10 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
 
 
 def forward_grid(visual: nn.Module, pixels: Tensor, layers: list[int]) -> Tensor:
-    """Pixels `[B, 3, size, size]` -> `[B, cells, channels]`: the grid of the last of `layers`.
+    """Normalized pixels `[B, 3, size, size]` -> features `[B, cells, channels]`.
 
-    The finer grids of the other layers are folded into its cells (space to depth), and their
-    channels come first.
+    The cells are those of the last of `layers`. The finer grids of the other layers are folded into
+    them (space to depth), with their channels first.
     """
     output = visual.forward_intermediates(
         pixels, indices=layers, intermediates_only=True, output_fmt="NCHW"
@@ -75,19 +76,22 @@ def forward_grid(visual: nn.Module, pixels: Tensor, layers: list[int]) -> Tensor
 
 
 def grid_layers(layer: int, fine_layers: int) -> list[int]:
-    """The blocks whose outputs make a grid: `fine_layers` before `layer`, and `layer` itself."""
+    """The blocks whose outputs are a grid: `fine_layers` blocks before `layer`, and `layer`."""
     return [layer - n for n in range(fine_layers, -1, -1)]
 
 
 @contextmanager
 def _quiet(open_clip: Path) -> Iterator[None]:
-    """Drop log records below ERROR of open_clip, in that folder, and of timm; of nothing else."""
+    """A context that drops log records below ERROR of open_clip and timm, but of no others.
+
+    open_clip: the package's folder.
+    """
 
     def passes(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or open_clip not in Path(record.pathname).parents
 
-    # open_clip logs on the root logger, by functions that add a handler where there is none.
-    # Python's last resort takes that place meanwhile, so that other libraries log as before.
+    # open_clip logs to the root logger with functions that would add a handler if there is none.
+    # Python's last resort is the handler meanwhile, so that other libraries log as before.
     root, timm = logging.getLogger(), logging.getLogger("timm")
     stand_in = logging.lastResort if not root.handlers else None
     level = timm.level
@@ -107,7 +111,7 @@ def _quiet(open_clip: Path) -> Iterator[None]:
 def load_clip(
     name: str | Path, pretrained: str | None = None
 ) -> tuple[nn.Module, Callable[[list[str]], Tensor]]:
-    """A CLIP and its tokenizer, as open_clip makes them; `Tower.load` says what it takes."""
+    """A CLIP model and its tokenizer from open_clip; arguments and errors as `Tower.load`."""
     ensure_torchvision()
     import open_clip
 
@@ -129,24 +133,24 @@ def load_clip(
 
 
 def image_size(visual: nn.Module) -> int:
-    """The side of the square that an image tower takes, in pixels."""
+    """The side of an image tower's square input, in pixels."""
     size = visual.image_size
     return int(size[0] if isinstance(size, Sequence) else size)
 
 
 def pixel_scale(visual: nn.Module) -> tuple[Tensor, Tensor]:
-    """What is subtracted from pixels 0 to 255, and what they are then divided by: `[1, 3, 1, 1]`
-    each."""
+    """Mean and standard deviation to normalize pixels of 0 to 255 with, `[1, 3, 1, 1]` each."""
     config = getattr(visual, "preprocess_cfg", {})
     mean, std = config.get("mean", (0.5,) * 3), config.get("std", (0.5,) * 3)
     return torch.tensor(mean).view(1, 3, 1, 1) * 255, torch.tensor(std).view(1, 3, 1, 1) * 255
 
 
 class Tower:
-    """An open_clip model, frozen, in inference mode.
+    """A frozen open_clip model in inference mode.
 
     Attributes:
         size: side of the square that frames are resized to, in pixels.
+        layers: the blocks whose outputs are the grid, see `grid_layers`.
     """
 
     def __init__(
@@ -185,11 +189,12 @@ class Tower:
             name: an open_clip model name (`ViT-B-32`), `hf-hub:owner/repo`, or a folder that holds
                 `open_clip_config.json` and its weights.
             pretrained: open_clip's tag for a model name (`laion2b_s34b_b79k`), or a weights file.
-            layer: which block's output is the grid, counted from the end.
-            fine_layers: how many blocks before it, with finer grids, are folded into its cells.
+            layer: the block whose output is the grid, counted from the end.
+            fine_layers: number of blocks before it whose finer grids are folded into its cells.
+            dtype: to compute in; None for the fastest on this processor.
 
         Raises:
-            TowerError: no such model or folder, or no network to download it.
+            TowerError: there is no such model or folder, or its download failed.
         """
         model, tokenizer = load_clip(name, pretrained)
         return cls(model, tokenizer, layer=layer, fine_layers=fine_layers, dtype=dtype)
@@ -218,13 +223,15 @@ class Tower:
 
     @torch.inference_mode()
     def grid(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """Features of every cell: float32 `[frames, cells, channels]`, cells row by row."""
+        """uint8 RGB frames `[H, W, 3]` of any sizes -> features float32
+        `[frames, cells, channels]`, cells row by row."""
         grids = [self._grid(pixels).cpu().numpy() for pixels in self._batches(frames)]
         return np.concatenate(grids)
 
     @torch.inference_mode()
     def cells(self, pixels: Tensor) -> Tensor:
-        """As `grid`, for uint8 pixels `[frames, 3, size, size]` on the tower's device; a tensor."""
+        """As `grid`, from and to tensors on the tower's device: uint8 pixels
+        `[frames, 3, size, size]`."""
         scaled = (pixels.float() - self._mean) / self._std
         return self._grid(scaled.to(dtype=self.dtype, memory_format=torch.channels_last))
 

@@ -1,4 +1,4 @@
-"""Frames as a tower takes them: squares of pixels, resized alike whatever runs the tower."""
+"""Resize frames to a tower's square input: the same pixels for onnxruntime and torch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 
-# Frames a step. The activations of a convolutional tower then stay in the processor's cache: on two
-# cores this is twice as fast as 128 frames a step.
+# Frames a batch. The activations of a convolutional tower then fit the processor's cache: on two
+# cores, batches of 8 are twice as fast as batches of 128.
 BATCH_FRAMES = 8
 NO_FRAMES = "no frames to encode"
 
 
 class TowerError(ReellamaError):
-    """A tower that cannot be found or loaded, or frames that it cannot take."""
+    """A tower that cannot be found or loaded, or frames of a wrong type or shape."""
 
 
 def square_pixels(frames: Sequence[np.ndarray], size: int) -> np.ndarray:
     """uint8 RGB frames `[H, W, 3]` of any sizes -> uint8 `[frames, size, size, 3]`.
 
-    Bilinear, with the antialiasing of Pillow; torch's own differs from it by one step of 255 at
-    most. Raises TowerError for what are no frames.
+    Bilinear with Pillow's antialiasing; torch's differs by at most 1. Raises TowerError for no
+    frames, and for a wrong type or shape.
     """
     if not len(frames):
         raise TowerError(NO_FRAMES)

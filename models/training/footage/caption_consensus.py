@@ -1,7 +1,7 @@
-"""Which captions of a video say what the others say: those are learned.
+"""Rank the captions of a video by their similarity to its other captions; training uses the best.
 
-A caption's n-grams are weighed by how rare they are among all videos, as in CIDEr (Vedantam et al.,
-2015), so that two captions are alike if both say what few videos have.
+A caption's n-grams are weighted by their rarity among all videos, as in CIDEr (Vedantam et al.,
+2015). So two captions are similar if both have n-grams that few videos have.
 """
 
 from __future__ import annotations
@@ -26,27 +26,28 @@ def ngrams(caption: str) -> Counter[tuple[str, ...]]:
 
 
 class CaptionConsensus:
-    """Ranks the captions of a video; `videos` say which n-grams are rare."""
+    """Ranks the captions of a video; `videos` are all captions, for the rarity of n-grams."""
 
     def __init__(self, videos: Sequence[Captions]) -> None:
-        self._videos = max(1, len(videos))
-        self._with: Counter[tuple[str, ...]] = Counter()
+        self._n_videos = max(1, len(videos))
+        self._videos_with: Counter[tuple[str, ...]] = Counter()
         for captions in videos:
-            self._with.update({gram for caption in captions for gram in ngrams(caption)})
+            self._videos_with.update({gram for caption in captions for gram in ngrams(caption)})
 
     def ranked(self, captions: Captions) -> list[str]:
-        """The captions, those most like the others first."""
-        rows = [self._row(caption) for caption in captions]
+        """The captions, the most similar to the others first."""
+        vectors = [self._vector(caption) for caption in captions]
         scores = [
-            sum(_cosine(row, other) for place, other in enumerate(rows) if place != own)
-            for own, row in enumerate(rows)
+            sum(_cosine(vector, other) for j, other in enumerate(vectors) if j != i)
+            for i, vector in enumerate(vectors)
         ]
-        order = sorted(range(len(captions)), key=lambda place: -scores[place])
-        return [captions[place] for place in order]
+        order = sorted(range(len(captions)), key=lambda i: -scores[i])
+        return [captions[i] for i in order]
 
-    def _row(self, caption: str) -> dict[tuple[str, ...], float]:
+    def _vector(self, caption: str) -> dict[tuple[str, ...], float]:
+        """TF-IDF weights of a caption's n-grams."""
         return {
-            gram: count * math.log(self._videos / max(1, self._with[gram]))
+            gram: count * math.log(self._n_videos / max(1, self._videos_with[gram]))
             for gram, count in ngrams(caption).items()
         }
 
@@ -54,6 +55,6 @@ class CaptionConsensus:
 def _cosine(a: dict[tuple[str, ...], float], b: dict[tuple[str, ...], float]) -> float:
     if len(b) < len(a):
         a, b = b, a
-    lengths = [math.sqrt(sum(value * value for value in row.values())) for row in (a, b)]
+    lengths = [math.sqrt(sum(value * value for value in vector.values())) for vector in (a, b)]
     product = sum(value * b[gram] for gram, value in a.items() if gram in b)
     return product / (lengths[0] * lengths[1]) if all(lengths) else 0.0

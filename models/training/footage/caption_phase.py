@@ -1,8 +1,8 @@
-"""The phase `captions`: the LLM's adapter and the free tokens learn to describe what is seen.
+"""The phase `captions`: the LLM's adapter and the free tokens learn to describe real footage.
 
-Of each video a few captions and questions are drawn. They are conversations of their own that share
-the video's soft tokens, so the LLM reads these once for all of them. Synthetic clips go along, so
-that the adapter still reads slots.
+A step draws a few captions and questions of each video. Each is a conversation of its own, but all
+of a video share its soft tokens, which the LLM reads only once. Synthetic clips are mixed in, so
+that the adapter does not forget how to read slots.
 """
 
 from __future__ import annotations
@@ -41,16 +41,22 @@ from reellama.models.vision.imagenet_labels import ImageNetClassifier
 
 FIRST_DRAWN = 300_000_000  # number of the first synthetic clip, which no other phase draws
 VALIDATION_VIDEOS = 64  # of each set
-REFERENCES = 4  # captions of a video, for sampled ones to be compared with; fewer say too little
+MIN_REFERENCES = 4  # fewer captions of a video are too few to score a sampled one against
 OTHER_REQUESTS = ("What happens in the video?", "What is happening?", "What do you see?")
 USUAL_REQUEST = 0.5  # share of the captions that answer the bundle's own request
 
 
 class CaptionPhase:
-    """The phase, resumable.
+    """The phase `captions`; a run continues from its last checkpoint.
 
-    instruction: the adapter, its objective, and the projector of synthetic clips.
-    labels: the classifier whose labels follow the soft tokens, if the bundle uses labels.
+    Args:
+        tokens: the network of the soft tokens, whose free tokens are trained.
+        vocabulary, things: for questions made from captions.
+        sets: of training.
+        validation: sets of validation.
+        instruction: the adapter, its objective, and the projector of synthetic clips.
+        labels: the classifier whose labels follow the soft tokens; None for a bundle without.
+        describe: the bundle's request for a description.
     """
 
     def __init__(
@@ -65,9 +71,9 @@ class CaptionPhase:
         describe: str,
     ) -> None:
         self.tokens, self.vocabulary, self.things = tokens, vocabulary, things
-        captions = [v.captions for one in sets for v in one.videos]
+        captions = [v.captions for footage in sets for v in footage.videos]
         self._consensus, self._reward = CaptionConsensus(captions), CiderReward(captions)
-        self._agreed: dict[Path, list[str]] = {}
+        self._consensus_captions: dict[Path, list[str]] = {}
         self.sets, self.validation = sets, validation
         self.instruction, self.labels, self.describe = instruction, labels, describe
         self.device = instruction.device
@@ -76,27 +82,26 @@ class CaptionPhase:
     def run(
         self, phase: CaptionPhaseConfig, folder: Path, seed: int, report: Callable[[str], None]
     ) -> float:
-        """Train adapter and free tokens, with the concept head as it is; returns seconds."""
+        """Train the adapter and the free tokens, with a frozen concept head; returns seconds."""
         self.tokens.head.eval().requires_grad_(False)
         self.instruction.projector.eval().requires_grad_(False)
-        if phase.samples and not any(_well_captioned(one) for one in self.sets):
+        if phase.samples and not any(_well_captioned(footage) for footage in self.sets):
             raise ReellamaError(
-                f"captions.samples compares with {REFERENCES} captions of a video or more; "
+                f"captions.samples compares with {MIN_REFERENCES} captions of a video or more; "
                 "no file of footage.train has so many"
             )
         trained = nn.ModuleDict({"tokens": self.tokens, "lora": self.instruction.lora})
-
         smoothing = self._yes_no_smoothing(phase.yes_no_smoothing)
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
-            self.tokens.head.eval()  # the trainer sets all to training
+            self.tokens.head.eval()  # the trainer has put all modules into training mode
             losses = []
-            for one in self.sets:
-                rows = one.rows(number, phase.batch, seed)
-                batch = one.cache.batch(rows, rng, max_frames=phase.frames)
-                turns = [self.turns(one.videos[row], rng, phase) for row in rows]
+            for footage in self.sets:
+                rows = footage.rows(number, phase.batch, seed)
+                batch = footage.cache.batch(rows, rng, max_frames=phase.frames)
+                turns = [self.turns(footage.videos[row], rng, phase) for row in rows]
                 losses.append(self._loss(batch, turns, smoothing))
-            total = mean_by_size(losses, [one.size(phase.batch) for one in self.sets])
+            total = mean_by_size(losses, [footage.size(phase.batch) for footage in self.sets])
             if phase.drawn_batch:
                 total = total + phase.drawn_weight * self._drawn_loss()
             if phase.samples:
@@ -113,11 +118,12 @@ class CaptionPhase:
     def turns(
         self, video: CaptionedVideo, rng: np.random.Generator, phase: CaptionPhaseConfig
     ) -> list[Turn]:
-        """Captions and questions of a video, drawn by chance."""
-        if video.path not in self._agreed:
+        """Random captions and questions of a video."""
+        if video.path not in self._consensus_captions:
             ranked = self._consensus.ranked(sentences(video))
-            self._agreed[video.path] = ranked[: max(1, round(phase.agreeing * len(ranked)))]
-        captions = self._agreed[video.path]
+            count = max(1, round(phase.agreeing * len(ranked)))
+            self._consensus_captions[video.path] = ranked[:count]
+        captions = self._consensus_captions[video.path]
         drawn = [captions[n] for n in rng.permutation(len(captions))[: phase.captions]]
         forms, count = self.vocabulary.forms, phase.questions
         turns = [
@@ -133,7 +139,7 @@ class CaptionPhase:
         return OTHER_REQUESTS[int(rng.integers(len(OTHER_REQUESTS)))]
 
     def soft_tokens(self, batch: Batch) -> Tensor:
-        """Soft tokens of a batch, and after them the names of ImageNet's classes."""
+        """Soft tokens of a batch, followed by those of its ImageNet labels."""
         moved = batch.to(self.device)
         soft = self.tokens(moved.features, moved.times, moved.mask).float()
         if self.labels is None:
@@ -154,30 +160,36 @@ class CaptionPhase:
         turns: Sequence[Sequence[Turn]],
         smoothing: YesNoLabelSmoothing | None = None,
     ) -> Tensor:
-        parts = [self.instruction.collator.tokenize_turns(list(each)) for each in turns]
-        conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
+        """The LLM's loss on the turns of each video of a batch."""
+        conversations = self._conversations(turns)
         return self.instruction.answers.loss(self.soft_tokens(batch), conversations, smoothing)
+
+    def _conversations(self, turns: Sequence[Sequence[Turn]]) -> Conversations:
+        """The turns of each video, tokenized."""
+        rows = [self.instruction.collator.tokenize_turns(list(of_video)) for of_video in turns]
+        return Conversations(*(list(column) for column in zip(*rows, strict=True)))
 
     def _reward_loss(
         self, number: int, rng: np.random.Generator, phase: CaptionPhaseConfig, seed: int
     ) -> Tensor:
-        """Sampled captions that score better than others of their video become likelier."""
+        """Self-critical loss: it makes sampled captions likelier that score better than the other
+        samples of their video."""
         losses, sizes = [], []
-        for one in self.sets:
-            rows = self._compared_rows(one, number, phase.sampled_batch, seed)
+        for footage in self.sets:
+            rows = self._sampled_rows(footage, number, phase.sampled_batch, seed)
             if rows:
-                soft = self.soft_tokens(one.cache.batch(rows, rng, max_frames=phase.frames))
-                losses.append(self._sampled_loss(soft, [one.videos[n] for n in rows], phase))
+                soft = self.soft_tokens(footage.cache.batch(rows, rng, max_frames=phase.frames))
+                losses.append(self._sampled_loss(soft, [footage.videos[n] for n in rows], phase))
                 sizes.append(len(rows))
         if not losses:  # this process's part of a small batch
             return self.tokens.likely.sum() * 0
         return mean_by_size(losses, sizes)
 
-    def _compared_rows(self, one: FootageSet, number: int, batch: int, seed: int) -> list[int]:
-        """This process's videos of a step, of those with captions enough to compare with."""
-        known = _well_captioned(one)
-        drawn = batch_rows(number, one.size(batch), len(known), seed) if known else []
-        return [known[row] for row in drawn[distributed.rank() :: distributed.world_size()]]
+    def _sampled_rows(self, footage: FootageSet, number: int, batch: int, seed: int) -> list[int]:
+        """This process's videos in a step, drawn from those with enough captions."""
+        videos = _well_captioned(footage)
+        drawn = batch_rows(number, footage.size(batch), len(videos), seed) if videos else []
+        return [videos[row] for row in drawn[distributed.rank() :: distributed.world_size()]]
 
     def _sampled_loss(
         self, soft: Tensor, videos: Sequence[CaptionedVideo], phase: CaptionPhaseConfig
@@ -187,21 +199,20 @@ class CaptionPhase:
             collator.template, collator.tokenizer, collator.system, self.describe, ()
         )
         sampled = sample_captions(answers.llm, answers.before, soft, after, phase.samples)
-        better = torch.tensor(
+        rewards = torch.tensor(
             [
                 advantages(self._reward.scores(captions, sentences(video)))
                 for captions, video in zip(sampled, videos, strict=True)
             ],
             device=self.device,
+        )  # [videos, samples]
+        conversations = self._conversations(
+            [[(self.describe, text) for text in captions] for captions in sampled]
         )
-        parts = [
-            collator.tokenize_turns([(self.describe, text) for text in captions])
-            for captions in sampled
-        ]
-        conversations = Conversations(*(list(column) for column in zip(*parts, strict=True)))
-        return answers.weighted_loss(soft, conversations, better)
+        return answers.weighted_loss(soft, conversations, rewards)
 
     def _drawn_batches(self, phase: CaptionPhaseConfig, step: int) -> Iterator[ClipBatch]:
+        """Batches of synthetic clips for the steps from `step` on."""
         size = phase.drawn_batch
         if not size:
             return iter(())
@@ -216,6 +227,7 @@ class CaptionPhase:
         )
 
     def _drawn_loss(self) -> Tensor:
+        """The LLM's loss on the next batch of synthetic clips."""
         batch = next(self._drawn)
         with torch.no_grad():
             soft = self.instruction.soft_tokens(self.instruction.hidden(batch), batch)
@@ -223,15 +235,18 @@ class CaptionPhase:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The loss of the first caption of the first videos of each set of validation."""
+        """The loss of each validation set, on the first caption of its first videos."""
         self.tokens.eval()
         figures = {}
-        for one in self.validation:
-            rows = [n for n in one.cache.usable if one.videos[n].captions][:VALIDATION_VIDEOS]
-            turns = [[(self.describe, sentences(one.videos[row])[0])] for row in rows]
-            figures[f"{one.name} loss"] = self._loss(one.cache.batch(rows), turns).item()
+        for footage in self.validation:
+            rows = [n for n in footage.cache.usable if footage.videos[n].captions][
+                :VALIDATION_VIDEOS
+            ]
+            turns = [[(self.describe, sentences(footage.videos[row])[0])] for row in rows]
+            figures[f"{footage.name} loss"] = self._loss(footage.cache.batch(rows), turns).item()
         return figures
 
 
-def _well_captioned(one: FootageSet) -> list[int]:
-    return [n for n in one.cache.usable if len(one.videos[n].captions) >= REFERENCES]
+def _well_captioned(footage: FootageSet) -> list[int]:
+    """The videos of a set with enough captions to score a sampled one against."""
+    return [n for n in footage.cache.usable if len(footage.videos[n].captions) >= MIN_REFERENCES]

@@ -1,9 +1,9 @@
-"""Self-critical sequence training (Rennie et al., 2017): captions that the LLM samples itself.
+"""Self-critical sequence training (Rennie et al., 2017): the LLM learns from captions it samples.
 
-The cross-entropy of people's captions teaches each word after people's words, and never what the
-LLM's own beginning leads to. So whole captions are sampled, and those that score better than others
-of the same video (`cider_reward`) are made likelier; the baseline of a sample is the mean score of
-the video's other samples (Luo, 2020).
+Cross-entropy on human captions trains each word after human words, never after the LLM's own. So
+whole captions are sampled, and those that score better (`cider_reward`) than other samples of the
+same video are made likelier. The baseline of a sample is the mean score of the video's other
+samples (Luo, 2020).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from reellama.models.training.frozen_llm import FrozenLLM
 
-PREFIXES = 8  # videos a call of the LLM on a CPU
+VIDEOS_PER_CALL = 8  # of the LLM
 
 
 def advantages(scores: Sequence[float]) -> list[float]:
-    """How much better each sample is than the mean of the video's others; two or more."""
-    total, others = sum(scores), len(scores) - 1
-    return [score - (total - score) / others for score in scores]
+    """Each score minus the mean of the other scores, of which there must be one or more."""
+    total, n_others = sum(scores), len(scores) - 1
+    return [score - (total - score) / n_others for score in scores]
 
 
 @torch.no_grad()
@@ -29,26 +29,32 @@ def sample_captions(
     llm: FrozenLLM, before: Sequence[int], soft: Tensor, after: Sequence[int], samples: int,
     max_tokens: int = 24,
 ) -> list[list[str]]:  # fmt: skip
-    """So many captions of each video, sampled at temperature 1 by the LLM as it is now.
+    """Captions of each video, sampled at temperature 1.
 
     Args:
-        before, after: token ids around the soft tokens `[B, tokens, n_embd]`, such as a question.
+        llm: the LLM with its present adapter.
+        before, after: token ids of the prompt around the soft tokens.
+        soft: soft tokens of the videos `[B, tokens, n_embd]`.
+        samples: number of captions for each video.
         max_tokens: of a caption.
+
+    Returns:
+        `samples` captions for each of the B videos.
     """
     texts = []
-    for rows in soft.split(PREFIXES):
+    for rows in soft.split(VIDEOS_PER_CALL):
         prompt = torch.cat(
             [llm.embed(before).expand(len(rows), -1, -1).to(llm.dtype), rows.to(llm.dtype),
              llm.embed(after).expand(len(rows), -1, -1).to(llm.dtype)], dim=1,
         )  # fmt: skip
         ids = _sample(llm, prompt, samples, max_tokens)
-        written = [llm.tokenizer.decode(_until_end(llm, row)) for row in ids.tolist()]
-        texts += [written[n : n + samples] for n in range(0, len(written), samples)]
+        captions = [llm.tokenizer.decode(_until_end(llm, row)) for row in ids.tolist()]
+        texts += [captions[n : n + samples] for n in range(0, len(captions), samples)]
     return texts
 
 
 def _sample(llm: FrozenLLM, prompt: Tensor, samples: int, max_tokens: int) -> Tensor:
-    """Token ids `[B * samples, max_tokens]` after prompts `[B, L, n_embd]`."""
+    """Sampled token ids `[B * samples, at most max_tokens]` after prompts `[B, L, n_embd]`."""
     head = llm.model.get_output_embeddings()
     output = llm.model.get_decoder()(inputs_embeds=prompt, use_cache=True)
     cache = output.past_key_values
@@ -70,5 +76,6 @@ def _sample(llm: FrozenLLM, prompt: Tensor, samples: int, max_tokens: int) -> Te
 
 
 def _until_end(llm: FrozenLLM, ids: Sequence[int]) -> list[int]:
+    """The ids before the first end-of-sequence token."""
     end = llm.tokenizer.eos
     return list(ids[: ids.index(end)] if end in ids else ids)

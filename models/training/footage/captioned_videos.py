@@ -1,4 +1,4 @@
-"""Captioned videos from files, and what the tower sees in them, computed once."""
+"""Sets of captioned videos, read from files, with the tower's features of the videos."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_CAPTION_WORDS = 22  # longer captions are several sentences, or lists
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """A video or a still, what people said of it, and what else was asked and answered."""
+    """A video or a still with its captions, and with other questions and their answers."""
 
     path: Path
     captions: tuple[str, ...]
@@ -38,8 +38,10 @@ class FootageSet:
     """The videos of one file, with their features.
 
     Attributes:
-        share: of a training batch that this set's videos take; 0 for a validation set.
-        cache: clip `number` is `videos[number]`; some may not have been readable.
+        name: folder and name of the file.
+        videos: in the order of the cache's clips.
+        share: of this set's videos in a training batch; 0 for a validation set.
+        cache: features; the videos that could not be read are not `usable`.
     """
 
     name: str
@@ -48,24 +50,25 @@ class FootageSet:
     cache: FeatureCache
 
     def size(self, batch: int) -> int:
-        """How many videos of this set go into a batch: at least one."""
+        """Number of this set's videos in a batch, at least 1."""
         return max(1, round(self.share * batch))
 
     def captioned(self, rows: Sequence[int]) -> list[int]:
-        """The `rows` of videos that have captions, and not only questions."""
+        """Those of `rows` whose videos have captions, not only questions."""
         return [row for row in rows if self.videos[row].captions]
 
     def rows(self, step: int, batch: int, seed: int) -> list[int]:
-        """This process's videos in the batch of a step: each video once an epoch."""
+        """This process's videos in the batch of a step; an epoch has each video once."""
         drawn = batch_rows(step, self.size(batch), len(self.cache.usable), seed)
         drawn = drawn[distributed.rank() :: distributed.world_size()] or drawn[:1]
         return [self.cache.usable[row] for row in drawn]
 
 
 def read_captioned_videos(path: Path) -> list[CaptionedVideo]:
-    """The videos of a JSONL or CSV file, sorted by path; several rows may be of one.
+    """The videos of a JSONL or CSV file, sorted by path; a video may have several rows.
 
-    Raises ReellamaError with file and line for a row that cannot be used, and for no caption.
+    Raises ReellamaError with file and line for a row that cannot be used, and for a file without
+    captions.
     """
     captions: dict[Path, list[str]] = {}
     turns: dict[Path, list[Turn]] = {}
@@ -82,15 +85,16 @@ def read_captioned_videos(path: Path) -> list[CaptionedVideo]:
 
 
 def as_sentence(caption: str) -> str:
-    """A capital letter first, one full stop last, no quotation marks or doubled spaces."""
+    """A caption with a capital letter and a full stop, without quotation marks and double
+    spaces."""
     text = " ".join(caption.replace('"', "").split()).strip(" .")
     return f"{text[:1].upper()}{text[1:]}."
 
 
 def sentences(video: CaptionedVideo) -> list[str]:
-    """A video's captions as sentences to learn; too long ones only where there is no other."""
-    kept = [text for text in video.captions if len(text.split()) <= MAX_CAPTION_WORDS]
-    return [as_sentence(text) for text in kept or video.captions]
+    """A video's captions as sentences, without overlong ones unless all are."""
+    short = [text for text in video.captions if len(text.split()) <= MAX_CAPTION_WORDS]
+    return [as_sentence(text) for text in short or video.captions]
 
 
 def load_footage_set(
@@ -103,7 +107,17 @@ def load_footage_set(
     share: float,
     report: Callable[[str], None],
 ) -> FootageSet:
-    """Read a file, and compute the features that `work` does not have yet."""
+    """Read a file of captioned videos, and compute the features that `work` does not have yet.
+
+    Args:
+        path: a JSONL or CSV file.
+        tower: encodes the frames.
+        work: folder of the feature caches.
+        read_video: reads the frames of a video.
+        frames: frames of a video.
+        share: of the set's videos in a training batch.
+        report: receives lines of progress.
+    """
     videos = read_captioned_videos(path)
     stats = [(str(v.path), v.path.stat().st_size, v.path.stat().st_mtime) for v in videos]
     weights = [(name, float(t.float().sum())) for name, t in tower.model.visual.named_parameters()]
@@ -124,9 +138,9 @@ def load_footage_set(
     cache.open()
     n_captions = sum(len(video.captions) for video in videos)
     n_questions = sum(len(video.turns) for video in videos)
-    out = len(videos) - len(cache.usable)
+    n_left_out = len(videos) - len(cache.usable)
     report(
         f"{path}: {len(videos)} videos, {n_captions} captions, {n_questions} questions"
-        + (f"; {out} videos left out, for they could not be read" if out else "")
+        + (f"; {n_left_out} videos left out, for they could not be read" if n_left_out else "")
     )
     return FootageSet(f"{path.parent.name}/{path.stem}", videos, share, cache)

@@ -1,4 +1,4 @@
-"""CIDEr-D (Vedantam et al., 2015): how well a caption agrees with those that people gave."""
+"""CIDEr-D (Vedantam et al., 2015): how well a caption agrees with human captions."""
 
 from __future__ import annotations
 
@@ -9,43 +9,44 @@ from collections.abc import Sequence
 from reellama.models.concepts.vocabulary import Captions, words_of
 
 MAX_NGRAM = 4  # words
-LENGTH_DEVIATION = 6.0  # words; CIDEr-D's sigma of how much longer or shorter a caption may be
-END = "."  # counts as a last word, or captions that break off would score as well as whole ones
+LENGTH_DEVIATION = 6.0  # words; sigma of CIDEr-D's penalty on a caption's length
+END = "."  # counts as a word; otherwise captions that break off would score as well as whole ones
 
 NGram = tuple[str, ...]
 
 
 class CiderReward:
-    """CIDEr-D, 0 to 10, of a caption; `videos` say how rare n-grams are."""
+    """CIDEr-D of captions; `videos` are all human captions, for the rarity of n-grams."""
 
     def __init__(self, videos: Sequence[Captions]) -> None:
         self._log_videos = math.log(max(1, len(videos)))
-        self._with: Counter[NGram] = Counter()
+        self._videos_with: Counter[NGram] = Counter()
         for captions in videos:
-            self._with.update({gram for caption in captions for gram in _ngrams(_words(caption))})
+            grams = {gram for caption in captions for gram in _ngrams(_words(caption))}
+            self._videos_with.update(grams)
 
     def scores(self, captions: Captions, references: Captions) -> list[float]:
-        """The score of each of a model's captions of one video against people's `references`."""
-        compared = [(self._rows(words), len(words)) for words in map(_words, references)]
+        """The score, 0 to 10, of each caption of one video against its human `references`."""
+        compared = [(self._vectors(words), len(words)) for words in map(_words, references)]
         return [self._score(_words(caption), compared) for caption in captions]
 
     def _score(
         self, words: list[str], references: Sequence[tuple[list[dict[NGram, float]], int]]
     ) -> float:
-        rows, total = self._rows(words), 0.0
-        for other_rows, length in references:
+        vectors, total = self._vectors(words), 0.0
+        for reference_vectors, length in references:
             penalty = math.exp(-((len(words) - length) ** 2) / (2 * LENGTH_DEVIATION**2))
-            pairs = zip(rows, other_rows, strict=True)
-            total += penalty * sum(_clipped_cosine(row, other) for row, other in pairs)
+            pairs = zip(vectors, reference_vectors, strict=True)
+            total += penalty * sum(_clipped_cosine(vector, other) for vector, other in pairs)
         return 10.0 * total / MAX_NGRAM / max(1, len(references))
 
-    def _rows(self, words: list[str]) -> list[dict[NGram, float]]:
-        """For each length of n-grams, how often each is there, weighed by how rare it is."""
-        rows: list[dict[NGram, float]] = [{} for _ in range(MAX_NGRAM)]
+    def _vectors(self, words: list[str]) -> list[dict[NGram, float]]:
+        """TF-IDF weights of n-grams, for each length from 1 to MAX_NGRAM."""
+        vectors: list[dict[NGram, float]] = [{} for _ in range(MAX_NGRAM)]
         for gram, count in _ngrams(words).items():
-            rarity = self._log_videos - math.log(max(1, self._with[gram]))
-            rows[len(gram) - 1][gram] = count * rarity
-        return rows
+            rarity = self._log_videos - math.log(max(1, self._videos_with[gram]))
+            vectors[len(gram) - 1][gram] = count * rarity
+        return vectors
 
 
 def _words(caption: str) -> list[str]:
@@ -60,9 +61,9 @@ def _ngrams(words: Sequence[str]) -> Counter[NGram]:
     )
 
 
-def _clipped_cosine(row: dict[NGram, float], reference: dict[NGram, float]) -> float:
-    """A word that is repeated more often than in the reference does not count more (CIDEr-D)."""
-    lengths = [math.sqrt(sum(value * value for value in one.values())) for one in (row, reference)]
+def _clipped_cosine(vector: dict[NGram, float], reference: dict[NGram, float]) -> float:
+    """The cosine, in which n-grams do not count more often than in the reference (CIDEr-D)."""
+    lengths = [math.sqrt(sum(x * x for x in values.values())) for values in (vector, reference)]
     product = sum(min(value, reference[gram]) * reference[gram]
-                  for gram, value in row.items() if gram in reference)  # fmt: skip
+                  for gram, value in vector.items() if gram in reference)  # fmt: skip
     return product / (lengths[0] * lengths[1]) if all(lengths) else 0.0

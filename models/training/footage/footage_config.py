@@ -1,4 +1,4 @@
-"""Configs of real footage: which files, and the phases `concepts` and `captions`."""
+"""Config tables for real footage: its files, and the phases `concepts` and `captions`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class FootageConfig:
     """The `[footage]` table: files of captioned videos, as `read_caption_rows` reads them.
 
     Attributes:
-        folder: what the files' paths are relative to.
+        folder: the folder that the files' paths are relative to.
         train, validation: JSONL or CSV files.
-        weights: share of each file of `train` in a batch; without them, all have the same.
-        frames: frames of a video at most; a still has one.
+        weights: relative share of each file of `train` in a batch; by default, all are equal.
+        frames: largest number of frames of a video.
     """
 
     folder: str = ""
@@ -36,7 +36,7 @@ class FootageConfig:
             raise ReellamaError("footage.weights must be over 0; leave a file out instead")
 
     def paths(self, names: Sequence[str]) -> list[Path]:
-        """Files by their names."""
+        """The paths of files by their names."""
         return [Path(self.folder).expanduser() / name for name in names]
 
     @property
@@ -48,15 +48,16 @@ class FootageConfig:
 
 @dataclass(frozen=True)
 class ConceptPhaseConfig(TrainerConfig):
-    """The phase `concepts`: which words a video supports, learned from captions without the LLM.
+    """The phase `concepts`, which learns the words of captions without the LLM.
 
     Attributes:
-        vocabulary: words of captions that are concepts, the most frequent ones.
-        named, free: soft tokens of the likeliest concepts, and of a resampler beside them.
+        vocabulary: number of concepts, the most frequent words of captions.
+        named, free: number of soft tokens of the likeliest concepts, and of the resampler.
         width, dropout: of the concept head.
         free_weight: weight of the loss of the free tokens.
-        frames: frames of a video in a training step at most, drawn by chance.
-        drawn_clips: synthetic clips that teach what is no real footage; 0 takes everything for it.
+        frames: largest number of random frames of a video in a training step.
+        drawn_clips: number of synthetic clips that the footage classifier learns from. 0 for no
+            classifier, so that every video counts as real footage.
     """
 
     vocabulary: int = 1000
@@ -71,19 +72,20 @@ class ConceptPhaseConfig(TrainerConfig):
 
 @dataclass(frozen=True)
 class CaptionPhaseConfig(TrainerConfig):
-    """The phase `captions`: the adapter and the free tokens, from captions and questions of them.
+    """The phase `captions`, which trains the adapter and the free tokens.
 
     Attributes:
-        captions, questions: of a video in a step, at most.
-        yes_no_smoothing: probability that "Yes" is to leave to "No", and "No" to "Yes".
-        agreeing: share of a video's captions that are learned: those most like the others.
+        captions, questions: largest numbers for a video in a step.
+        yes_no_smoothing: label smoothing between "Yes" and "No": target probability of the wrong
+            one.
+        agreeing: share of a video's captions that are used, those most similar to the others.
         frames: as in `concepts`.
-        drawn_batch: synthetic clips in each step, so that the adapter reads slots as before.
+        drawn_batch: synthetic clips in each step, so that the adapter still reads slots.
         drawn_weight: weight of their loss.
-        samples: captions of a video that the LLM samples itself, to learn which score better; 0
-            for none, else two or more.
-        sampled_batch: videos in each step that captions are sampled of.
-        reward_weight: weight of what is learned from them.
+        samples: captions that the LLM samples for a video, for self-critical training; 0 for none,
+            else two or more.
+        sampled_batch: videos in each step for which captions are sampled.
+        reward_weight: weight of the self-critical loss.
     """
 
     captions: int = 3

@@ -1,4 +1,4 @@
-"""What a stage with `[footage]` trains beyond the others: concepts, then captions."""
+"""The phases of a stage that trains on real footage: `concepts`, then `captions`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from reellama.models.training.phases.instruction import InstructionPhases
 
 ReportLine = Callable[[str], None]
 DRAWN_BATCH = 8  # clips
-FIRST_CLASSIFIED = 400_000_000  # number of the first synthetic clip that the classifier learns from
+FIRST_CLASSIFIED = 400_000_000  # number of the footage classifier's first synthetic clip
 
 
 def train_footage(
@@ -41,24 +41,38 @@ def train_footage(
     read_video: ReadVideo,
     report: ReportLine,
 ) -> tuple[ConceptModel, dict[str, float]]:
-    """Train what is left of `concepts` and `captions`; also returns the seconds of both."""
+    """Train what is left of the phases `concepts` and `captions`.
+
+    Args:
+        config: of the stage.
+        instruction: the adapter, its objective, and the projector of synthetic clips.
+        parent: the bundle that the stage begins with.
+        work: folder for checkpoints.
+        read_video: reads the frames of a video.
+        report: receives lines of progress.
+
+    Returns:
+        The concept model, and the seconds of each phase.
+    """
     sets, validation = load_sets(config, instruction, work, read_video, report)
-    known = parent.concepts if parent else None
-    vocabulary, tokens = _initial_tokens(config, instruction, sets, known)
+    initial = parent.concepts if parent else None
+    vocabulary, tokens = _initial_tokens(config, instruction, sets, initial)
     seconds = {}
     phase = ConceptPhase(
         tokens, vocabulary, sets, validation, work, seed=config.seed, report=report
     )
     if config.concepts.steps:
-        if known is None:
+        if initial is None:
             phase.measure()
         seconds["concepts"] = phase.run(config.concepts)
         phase.calibrate()
-    classifier = known.classifier if known else None
+    classifier = initial.classifier if initial else None
     if config.concepts.steps and config.concepts.drawn_clips:
         classifier = _classifier(config, instruction, sets, work / "footage-classifier.pt", report)
     if config.captions.steps:
-        things = find_things([v.captions for one in sets for v in one.videos], vocabulary.forms)
+        things = find_things(
+            [v.captions for footage in sets for v in footage.videos], vocabulary.forms
+        )
         labels = parent.labels if parent else None
         captions = CaptionPhase(
             tokens, vocabulary, things, sets, validation, instruction, labels,
@@ -75,7 +89,7 @@ def load_sets(
     read_video: ReadVideo,
     report: ReportLine,
 ) -> tuple[list[FootageSet], list[FootageSet]]:
-    """The sets of training and of validation, with features that all stages share."""
+    """The sets of training and of validation. All stages share their feature caches."""
     footage = config.footage
 
     def load(names: Sequence[str], shares: Sequence[float]) -> list[FootageSet]:
@@ -100,15 +114,15 @@ def _initial_tokens(
     config: StageConfig,
     instruction: InstructionPhases,
     sets: Sequence[FootageSet],
-    known: ConceptModel | None,
+    initial: ConceptModel | None,
 ) -> tuple[ConceptVocabulary, ConceptTokens]:
-    """The vocabulary and tokens of the bundle that the stage begins with, or new ones, whose words
-    are the LLM's."""
-    if known is not None:
-        return known.vocabulary, copy.deepcopy(known.tokens).requires_grad_(True)
+    """Vocabulary and tokens of the concept model `initial`; or, without one, a vocabulary of the
+    sets' captions, and tokens with the LLM's embeddings of its words."""
+    if initial is not None:
+        return initial.vocabulary, copy.deepcopy(initial.tokens).requires_grad_(True)
     phase, llm = config.concepts, instruction.llm
     vocabulary = build_vocabulary(
-        [v.captions for one in sets for v in one.videos], phase.vocabulary
+        [v.captions for footage in sets for v in footage.videos], phase.vocabulary
     )
     _, cells, channels = sets[0].cache.clip(sets[0].cache.usable[0])[0].shape
     torch.manual_seed(config.seed)
@@ -133,18 +147,18 @@ def _classifier(
     path: Path,
     report: ReportLine,
 ) -> FootageClassifier:
-    """The classifier of footage and drawn clips; kept in `path` for a later run."""
+    """The footage classifier; it is fitted only if no earlier run has stored it in `path`."""
     channels = sets[0].cache.clip(sets[0].cache.usable[0])[0].shape[-1]
     classifier = FootageClassifier(channels)
     if distributed.rank() == 0 and not path.exists():
-        footage = [
-            one.cache.clip(number)[0].float().mean((0, 1))
-            for one in sets
-            for number in one.cache.usable
+        real = [
+            footage.cache.clip(number)[0].float().mean((0, 1))
+            for footage in sets
+            for number in footage.cache.usable
         ]
         drawn = _drawn_features(instruction, config.concepts.drawn_clips)
-        right = classifier.fit(torch.stack(footage), drawn)
-        report(f"footage or drawn: {right:.1%} of {len(footage)} and {len(drawn)} clips told apart")
+        accuracy = classifier.fit(torch.stack(real), drawn)
+        report(f"footage or drawn: {accuracy:.1%} of {len(real)} and {len(drawn)} clips told apart")
         with replacing(path) as temporary:
             torch.save(classifier.state_dict(), temporary)
     distributed.barrier()
@@ -155,11 +169,9 @@ def _classifier(
 @torch.no_grad()
 def _drawn_features(instruction: InstructionPhases, count: int) -> Tensor:
     """Mean features of synthetic clips `[count, channels]`."""
-    found = []
     batches = clip_batches(
         instruction.clips, instruction.collator, FIRST_CLASSIFIED, FIRST_CLASSIFIED + count,
         DRAWN_BATCH, instruction.workers, shared=False,
     )  # fmt: skip
-    for batch in batches:
-        found.append(mean_features(instruction.features(batch).float(), batch.mask).cpu())
-    return torch.cat(found)
+    features = [mean_features(instruction.features(b).float(), b.mask).cpu() for b in batches]
+    return torch.cat(features)

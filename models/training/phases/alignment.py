@@ -1,6 +1,6 @@
-"""Align the projector: its soft tokens learn to be the words of the slots, without the LLM.
+"""The phase `align`: the projector's soft tokens learn to be the words of the slots.
 
-The clips are synthetic and drawn as needed; the tower stays as it is. On a GPU if there is one.
+It trains on synthetic clips without the LLM, over a frozen tower.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from reellama.models.vision.encoder import Tower
 from reellama.models.vision.frame_pixels import BATCH_FRAMES
 
 ReportLine = Callable[[str], None]
-# What a validation does with the pooled vectors of a batch.
-EachBatch = Callable[[Tensor, ClipBatch], None]
+# Gets the pooled vectors of each batch of a validation.
+OnBatch = Callable[[Tensor, ClipBatch], None]
 
 TOWER_BATCH = 1024  # frames a call of the tower on a GPU
-# The first clip of each phase, so that no two phases see the same one.
+# Number of each phase's first clip; no two phases draw the same clips.
 FIRST_SAMPLE = {"align": 0, "joint": 100_000_000, "text_only": 200_000_000}
 VALIDATION_BATCH = 64  # clips
 
@@ -41,12 +41,18 @@ def device() -> torch.device:
 
 
 class AlignmentPhase:
-    """The phase `align`, resumable, and what phases on clips share.
+    """The phase `align`, and the base of the phases on synthetic clips.
+
+    A run continues from its last checkpoint, on a GPU if there is one.
 
     Args:
         clips, validation: the synthetic clips of training and of validation.
-        folder: receives checkpoints and the log.
-        workers: processes that draw clips; None for as many as there are processors.
+        tower: encodes the frames.
+        collator: makes batches of samples.
+        projector: is trained.
+        config: weights of the losses.
+        folder: for checkpoints and the log.
+        workers: number of processes that draw clips; None for `distributed.workers`.
     """
 
     def __init__(
@@ -74,7 +80,7 @@ class AlignmentPhase:
         self._batches: Iterator[tuple[ClipBatch, ...]] = iter(())
 
     def align(self, phase: ClipPhaseConfig) -> float:
-        """Train the soft tokens to be words; returns seconds."""
+        """Train the soft tokens to be the words of the slots; returns seconds."""
 
         def loss(number: int, rng: np.random.Generator) -> Tensor:
             return torch.stack([self.slot_loss(batch)[0] for batch in next(self._batches)]).mean()
@@ -82,7 +88,8 @@ class AlignmentPhase:
         return self.run("align", self.projector, phase, loss)
 
     def run(self, name: str, module: nn.Module, phase: ClipPhaseConfig, loss: Loss) -> float:
-        """Train `module` in a phase whose `loss` takes the next of `_batches`; returns seconds."""
+        """Train `module` in the phase `name`, whose `loss` takes the next of `_batches`; returns
+        seconds."""
         trainer = Trainer(name, module, phase, self.folder, seed=self.seed, report=self.report)
         self._batches = self._clip_batches(name, phase, trainer.step)
         trainer.run(loss, lambda: self.validate(name == "joint", phase.still_batch > 0))
@@ -91,9 +98,10 @@ class AlignmentPhase:
     def _clip_batches(
         self, name: str, phase: ClipPhaseConfig, step: int
     ) -> Iterator[tuple[ClipBatch, ...]]:
-        """Clips, and stills if the phase has them, from `step` on.
+        """Batches of clips, and of stills if the phase has them, from `step` on.
 
-        They do not share a batch, where the padding of a still would cost as much as a clip.
+        Stills have batches of their own: padded to a clip's frames, a still would cost as much as a
+        clip.
         """
         first, parts = FIRST_SAMPLE[name], []
         for clips, size in ((self.clips, phase.batch), (self.stills, phase.still_batch)):
@@ -104,7 +112,7 @@ class AlignmentPhase:
         return zip(*parts, strict=True)
 
     def features(self, batch: ClipBatch) -> Tensor:
-        """What the tower sees in a batch: `[B, T, cells, channels]`."""
+        """The tower's features of a batch, `[B, T, cells, channels]`."""
         frames = batch.frames.to(self.device, non_blocking=True)
         count, longest = frames.shape[:2]
         flat = frames.flatten(0, 1)
@@ -120,7 +128,8 @@ class AlignmentPhase:
         )
 
     def slot_loss(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the words of the slots; and the pooled vectors, for further losses."""
+        """Cross-entropy of the slots' words; and the pooled vectors `[B, tokens, width]`, for
+        further losses."""
         hidden = self.hidden(batch)
         logits = self.projector.word_mixture.logits(hidden).float()
         targets = batch.targets.to(self.device)
@@ -133,8 +142,9 @@ class AlignmentPhase:
 
     @torch.no_grad()
     def validate(self, answers: bool, stills: bool) -> dict[str, float]:
-        """Figures on clips, and on stills if asked for; of `answers` too where an LLM learns."""
-        self.trained.eval()  # the trainer does so for what the phase trains only
+        """Validation figures by name: on clips, with `stills` also on stills, and with `answers`
+        also of the LLM's answers."""
+        self.trained.eval()  # the trainer does so only for the modules that the phase trains
         figures = self.validation_figures(self.validation, answers)
         if stills:
             single = self.validation_figures(self.validation.as_stills(), answers)
@@ -142,36 +152,38 @@ class AlignmentPhase:
         return figures
 
     def validation_figures(self, clips: SyntheticClips, answers: bool) -> dict[str, float]:
+        """Figures on one data set; subclasses add those of answers."""
         return self.slot_accuracy(clips)
 
     def slot_accuracy(
-        self, clips: SyntheticClips, also: EachBatch | None = None
+        self, clips: SyntheticClips, on_batch: OnBatch | None = None
     ) -> dict[str, float]:
-        """Shares of the slots whose likeliest words are all right: of all, of names, of motions."""
+        """Shares of filled slots with all words right: of all slots, of names, and of motions."""
         counts: list[np.ndarray] = []
         size, workers, count = VALIDATION_BATCH, min(self.workers, 8), self.config.validation_clips
         for batch in clip_batches(clips, self.collator, 0, count, size, workers, shared=False):
             with autocast(self.device):
                 hidden = self.hidden(batch)
-                likeliest = self.projector.word_mixture.logits(hidden).argmax(-1).cpu()
-                counts.append(_correct_slots(likeliest, batch.targets))
-                if also:
-                    also(hidden, batch)
-        right, filled = np.sum(counts, axis=0)
-        shares = right / np.maximum(1, filled)
+                predicted = self.projector.word_mixture.logits(hidden).argmax(-1).cpu()
+                counts.append(_correct_slots(predicted, batch.targets))
+                if on_batch:
+                    on_batch(hidden, batch)
+        correct, filled = np.sum(counts, axis=0)
+        shares = correct / np.maximum(1, filled)
         return {
-            "slots": float(right.sum() / filled.sum()),
+            "slots": float(correct.sum() / filled.sum()),
             "names": float(shares[slots.NAME_SLOT]),
             "motions": float(shares[slots.MOTION_SLOT]),
         }
 
 
-def _correct_slots(likeliest: Tensor, targets: Tensor) -> np.ndarray:
-    """How many clips have each slot filled wholly right, and filled at all: `[2, slots]`."""
+def _correct_slots(predicted: Tensor, targets: Tensor) -> np.ndarray:
+    """For each slot, the number of clips in which it is filled and all of its words are right, and
+    in which it is filled: `[2, slots]`. predicted, targets: words `[B, tokens]`."""
     counts = []
     for start, end in slots.slot_spans():
-        truth = targets[:, start:end]
-        filled = (truth != 0).any(1)
-        right = ((likeliest[:, start:end] == truth) | (truth == IGNORED)).all(1)
-        counts.append(((right & filled).sum(), filled.sum()))
+        words = targets[:, start:end]
+        filled = (words != 0).any(1)
+        correct = ((predicted[:, start:end] == words) | (words == IGNORED)).all(1)
+        counts.append(((correct & filled).sum(), filled.sum()))
     return np.array(counts).T

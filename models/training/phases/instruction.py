@@ -1,7 +1,7 @@
-"""Train the LLM's LoRA adapter, with or without the projector, to answer from soft tokens.
+"""The phases `text_only` and `joint`: the LLM's LoRA adapter learns to answer from soft tokens.
 
-In the phase `text_only` the soft tokens are the true words of the slots, and there is no video; in
-`joint` they are those of the projector.
+In `text_only` the soft tokens are the true words of the slots, without a video. In `joint` they
+come from the projector, which may be trained, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from reellama.models.vision.encoder import Tower
 
 
 class InstructionPhases(AlignmentPhase):
-    """The phases `align`, `text_only` and `joint` of one projector and one adapter."""
+    """The phases `align`, `text_only` and `joint` of one projector and one adapter.
+
+    Arguments as `AlignmentPhase`, and the LLM.
+    """
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class InstructionPhases(AlignmentPhase):
     def text_only(self, phase: TextPhaseConfig) -> float:
         """Train the adapter to answer from the true words of the slots; returns seconds.
 
-        An LLM that learns from soft tokens that are often wrong does not rely on them, and guesses.
+        Trained on soft tokens that are often wrong, the LLM would learn to guess instead.
         """
         clips = self.clips.with_sampling_weights(phase.sampling_weights)
         size = distributed.local_batch_size(phase.batch)
@@ -96,7 +99,7 @@ class InstructionPhases(AlignmentPhase):
 
     @property
     def divergence(self) -> BareLLMDivergence:
-        """On texts of which half are conversations."""
+        """The divergence from the bare LLM, on texts of which half begin as conversations."""
         if self._divergence is None:
             self._divergence = BareLLMDivergence(
                 self.llm,
@@ -110,12 +113,12 @@ class InstructionPhases(AlignmentPhase):
         return self._divergence
 
     def soft_tokens(self, hidden: Tensor, batch: ClipBatch) -> Tensor:
-        """The projector's soft tokens and, after them, the names of ImageNet's classes."""
+        """The projector's soft tokens, followed by those of the ImageNet labels."""
         return self._with_imagenet_names(self.projector.word_mixture(hidden), batch)
 
     @torch.no_grad()
     def oracle_soft_tokens(self, batch: ClipBatch) -> Tensor:
-        """As `soft_tokens`, of a projector that gives all weight to the true words of the slots."""
+        """As `soft_tokens`, with the embeddings of the slots' true words."""
         words = self.projector.word_mixture.embeddings[batch.targets.clamp(min=0).to(self.device)]
         return self._with_imagenet_names(words, batch)
 
@@ -138,9 +141,10 @@ class InstructionPhases(AlignmentPhase):
         return answers + self.config.align_weight * words
 
     def validation_figures(self, clips: SyntheticClips, answers: bool) -> dict[str, float]:
-        """As in alignment, and the share of `answers` that are right in every token.
+        """Figures as in alignment, and the share of answers with all tokens right.
 
-        Each token follows the true ones, so this is more than of answers that are generated.
+        Each token is predicted after the true ones, so the share is higher than for generated
+        answers.
         """
         if not answers:
             return self.slot_accuracy(clips)
@@ -156,16 +160,16 @@ class InstructionPhases(AlignmentPhase):
     def _score_answers(
         self, tasks: dict[str, list[bool]], hidden: Tensor, batch: ClipBatch
     ) -> None:
-        """Split the predictions into answers, and note by task which are right throughout."""
+        """Append to `tasks`, for each answer of a batch, whether all of its tokens are right."""
         soft = self.soft_tokens(hidden, batch)
         logits, targets, rows = self.answers.logits(soft, batch.conversations)
         eos = self.collator.tokenizer.eos
         hits = (logits.argmax(-1) == targets).tolist()
-        row, turn, whole = -1, 0, True
-        for hit, token, now in zip(hits, targets.tolist(), rows.tolist(), strict=True):
-            if now != row:
-                row, turn = now, 0
-            whole = whole and hit
+        row, turn, all_right = -1, 0, True
+        for hit, token, token_row in zip(hits, targets.tolist(), rows.tolist(), strict=True):
+            if token_row != row:
+                row, turn = token_row, 0
+            all_right = all_right and hit
             if token == eos:
-                tasks[batch.tasks[row][turn]].append(whole)
-                turn, whole = turn + 1, True
+                tasks[batch.tasks[row][turn]].append(all_right)
+                turn, all_right = turn + 1, True

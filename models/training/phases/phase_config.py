@@ -1,4 +1,4 @@
-"""Configs of the phases on synthetic clips: `align`, `text_only` and `joint`."""
+"""Config tables of the phases on synthetic clips: `align`, `text_only` and `joint`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from reellama.models.training.trainer import TrainerConfig
 class LoraConfig:
     """The `[lora]` table of a config.
 
-    align_weight: weight of the slot loss in `joint`.
-    kl_weight: weight of the KL divergence from the bare LLM, on texts without a video.
-    validation_clips: clips, and as many stills, of a validation.
-    freeze_projector: only the adapter is trained. In the small batches that a CPU can take, the
-        projector gets worse in `joint`.
-    count_weight: weight of the two counts in the slot loss, where they are two tokens of many.
-    motion_weight: the same of the two motions of the first object.
-    separate_turns: every turn about a clip is a conversation of its own; in a common one, an
-        earlier answer often gives away a later one.
-    oracle_fraction: share of the clips in `joint` whose soft tokens are the true words of the
-        slots, as in the phase `text_only`; with `freeze_projector` only.
-    kl_texts: texts that the bare LLM writes for the divergence, of `kl_tokens` tokens each.
+    Attributes:
+        rank, alpha: of the adapter.
+        align_weight: weight of the slot loss in `joint`.
+        kl_weight: weight of the KL divergence from the bare LLM, on texts without a video.
+        count_weight: weight, in the slot loss, of the two tokens of the counts.
+        motion_weight: weight, in the slot loss, of the two motions of the first object.
+        freeze_projector: whether `joint` trains only the adapter. In the small batches that a CPU
+            can take, the projector gets worse in `joint`.
+        separate_turns: whether every turn about a clip is a conversation of its own. In a common
+            one, an earlier answer often gives away a later one.
+        oracle_fraction: share of the clips in `joint` whose soft tokens are the true words of the
+            slots, as in `text_only`; only with `freeze_projector`.
+        kl_texts, kl_tokens: number of texts that the bare LLM generates for the divergence, and of
+            tokens in each.
+        kl_batch: texts in a step.
+        validation_clips: number of clips, and of stills, in a validation.
     """
 
     rank: int = 16
@@ -47,24 +51,24 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TextPhaseConfig(TrainerConfig):
-    """A phase over synthetic clips, of which frames are not needed.
+    """A phase on synthetic clips without their frames.
 
-    sampling_weights: how many times as often as usual a scenario is drawn, by its name.
+    sampling_weights: factors on the usual shares of scenarios, by name.
     """
 
     sampling_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, times in self.sampling_weights.items():
+        for name, weight in self.sampling_weights.items():
             if name not in self._scenarios() and name in STILL_SCENARIOS:
                 raise ReellamaError(
                     f"sampling_weights.{name} does nothing in a phase without still_batch"
                 )
             if name not in self._scenarios():
                 raise unknown_name_error("scenario", name, self._scenarios())
-            if times < 0:
-                raise ReellamaError(f"sampling_weights.{name} must be 0 or more, not {times}")
+            if weight < 0:
+                raise ReellamaError(f"sampling_weights.{name} must be 0 or more, not {weight}")
 
     def _scenarios(self) -> list[str]:
         """The names of the scenarios that can be drawn."""
@@ -73,10 +77,10 @@ class TextPhaseConfig(TrainerConfig):
 
 @dataclass(frozen=True)
 class ClipPhaseConfig(TextPhaseConfig):
-    """A phase over synthetic clips with their frames.
+    """A phase on synthetic clips with their frames.
 
-    still_batch: single pictures of one forward pass, beside its clips; `sampling_weights` applies
-        to their scenarios too.
+    still_batch: stills in a forward pass, besides its clips; `sampling_weights` applies to their
+        scenarios, too.
     """
 
     still_batch: int = 0
