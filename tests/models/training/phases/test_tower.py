@@ -128,7 +128,7 @@ def take_a_step(folder: Path) -> None:
         "for all of them together"
     )
     tower_phase.network.train()
-    tower_phase.loss(next(tower_phase._drawn(tower_phase.stills, 8, 0, 1))).backward()
+    tower_phase.loss(next(tower_phase._batches(tower_phase.stills, 8, 0, 1))).backward()
     distributed.average_gradients(tower_phase.network.parameters())
     gradients = {
         name: p.grad for name, p in tower_phase.network.named_parameters() if p.grad is not None
