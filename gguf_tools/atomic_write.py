@@ -18,12 +18,12 @@ def write_atomically(path: Path, text: str) -> None:
     Raises ReellamaError, with the reason, when it cannot be written.
     """
     with replacing(path) as temporary:
-        # A name of a file in it may have bytes that are not UTF-8; JSON reads what stands for them.
+        # File names in the text may have bytes that are not UTF-8. JSON can read their escapes.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def check_writable(path: Path) -> None:
-    """Raise ReellamaError where a file could not be written: before hours of work for it."""
+    """Raise ReellamaError if a file cannot be written. For a check before long work."""
     folder = Path(os.path.realpath(path)).parent
     if path.exists() and not path.is_file():
         raise ReellamaError(f"cannot save {path}: it is not a file")
@@ -34,7 +34,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_new(path: Path, *, force: bool) -> None:
-    """Raise ReellamaError where a file is there already, unless it may be replaced."""
+    """Raise ReellamaError if the file exists, unless `force` allows to replace it."""
     if path.exists() and not force:
         raise ReellamaError(f"{path} exists; --force replaces it")
 
@@ -52,22 +52,21 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def mark_used(path: Path) -> None:
-    """Note that a file was used now, as its date of access, for caches that drop what was not.
+    """Set a file's access time to now, for caches that remove the least recently used files.
 
-    The date of its content stays, so that what was read of it holds. To the nanosecond: the date
-    that the kernel gives is as coarse as its clock's ticks, and files of one tick would go in any
-    order.
+    The modification time stays. The access time is set to the nanosecond, because the kernel's own
+    timestamps are only as fine as its clock ticks, and files of one tick would have no order.
     """
     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 @contextmanager
 def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
-    """A temporary file beside `path`, which it replaces in one step if the block succeeds.
+    """A temporary file beside `path`, which replaces it in one step if the block succeeds.
 
-    keep_suffix: the temporary file has the ending of `path`, for what goes by it.
+    keep_suffix: whether the temporary file has the suffix of `path`, for libraries that go by it.
     After an error `path` is unchanged; a kill leaves at most a hidden file beside it. Raises
-    ReellamaError, with the reason, when the file cannot be written.
+    ReellamaError, with the reason, if the file cannot be written.
     """
     if path.exists() and not path.is_file():
         raise ReellamaError(f"cannot save {path}: it is not a file")
@@ -80,12 +79,12 @@ def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
         temporary = Path(name)
         yield temporary
         _sync(temporary)
-        # Temporary files are private: give it the permissions of the old file, or the usual ones.
+        # Temporary files are private; use the permissions of the old file, or the default ones.
         os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         temporary.replace(target)
     except OSError as error:
-        kept = "; the old file is as it was" if path.exists() else ""
-        raise ReellamaError(f"cannot save {path}: {error.strerror}{kept}") from error
+        unchanged = "; the old file is as it was" if path.exists() else ""
+        raise ReellamaError(f"cannot save {path}: {error.strerror}{unchanged}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

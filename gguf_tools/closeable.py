@@ -1,4 +1,4 @@
-"""Objects that hold memory of llama.cpp's, or a process, until they are closed."""
+"""The base class of objects that hold native memory or a process until they are closed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ Self = TypeVar("Self", bound="Closeable")
 
 
 class Closeable:
-    """Something to close when it is done with: by `close`, or at the end of a `with` block."""
+    """An object that is closed by `close`, or at the end of a `with` block."""
 
     def close(self) -> None:
-        """Give back what it holds. To be defined by each class."""
+        """Release the object's resources. Subclasses define it."""
         raise NotImplementedError
 
     def __enter__(self: Self) -> Self:

@@ -2,8 +2,8 @@
 
 
 class ReellamaError(Exception):
-    """An error whose message is one line for the person at the terminal."""
+    """An error whose message is one line for users."""
 
 
 class GGUFError(ReellamaError):
-    """A GGUF file that is missing, cut off, damaged, or not one, or that could not be loaded."""
+    """A GGUF file that is missing, truncated, damaged, in another format, or cannot be loaded."""

@@ -10,12 +10,12 @@ LARGE = 1 << 20  # bytes
 
 
 def set_mmap_threshold() -> None:
-    """Let glibc give every large block back when it is freed; does nothing with other C libraries.
+    """Make glibc return every large block to the system when it is freed. For servers.
 
-    By itself glibc soon keeps all but the largest for later: in a server many, of many threads. A
-    program that answers once is better off without this function: to take memory again for each
-    layer of a network costs a tenth of the time to the first word, and what glibc keeps is some ten
-    megabytes.
+    By default, glibc keeps freed blocks for each thread, which are many in a server. A program that
+    answers once should not call this: to allocate the blocks of each layer of a network again costs
+    a tenth of the time to the first word, and glibc keeps only some ten megabytes. Does nothing
+    with other C libraries.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -24,10 +24,10 @@ def set_mmap_threshold() -> None:
 
 
 def trim_heap() -> None:
-    """Let glibc return the free pages that it keeps for later, in some milliseconds.
+    """Make glibc return the free pages that it keeps, which takes some milliseconds.
 
-    Does nothing with other C libraries. Loading a network makes and frees arrays of its size: half
-    of what they took would stay.
+    Loading a network allocates and frees arrays of its size, of which glibc would keep half. Does
+    nothing with other C libraries.
     """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none

@@ -1,7 +1,6 @@
 """The Hugging Face architectures that can be converted, and how they map to llama.cpp's.
 
-The Hugging Face side follows the config classes and models of the transformers library, the other
-side llama.cpp's `src/models`.
+Sources: config classes and models of the transformers library, and llama.cpp's `src/models`.
 """
 
 from __future__ import annotations
@@ -26,17 +25,16 @@ class Architecture:
 
     arch: MODEL_ARCH
     activations: frozenset[str]
-    # llama.cpp rotates pairs of neighbouring numbers where transformers rotates one half of a head
-    # against the other, so the rows of queries and keys change places.
+    # RoPE rotates pairs of neighbouring values in llama.cpp, and one half of a head with the other
+    # in transformers, so the rows of queries and keys must be permuted.
     interleaves_heads: bool = False
-    norm_offset: float = 0.0  # transformers multiplies by this more than the weight
-    window_pattern: int = 0  # each layer but every n-th has a sliding window; 0: llama.cpp has none
+    norm_offset: float = 0.0  # transformers multiplies by weight + norm_offset
+    window_pattern: int = 0  # all layers but every n-th have a sliding window; 0 for no windows
     has_experts: bool = False  # in every layer
-    # GPT-2: positions have embeddings of their own in place of rope, norms take the mean off, and
-    # matrices are stored with a row for each input.
+    # GPT-2 has learned positions in place of RoPE, LayerNorm, and transposed matrices.
     is_gpt2: bool = False
-    names: Mapping[str, str] = field(default_factory=dict)  # its own names of settings, by ours
-    # The defaults of transformers for keys that config.json leaves out.
+    names: Mapping[str, str] = field(default_factory=dict)  # common config key -> its own key
+    # transformers' defaults for keys that config.json leaves out.
     defaults: Config = field(default_factory=dict)
 
 
@@ -53,7 +51,7 @@ _QWEN25VL = _QWEN | {
     "num_key_value_heads": 8,
     "rope_theta": 1_000_000.0,
     "rms_norm_eps": 1e-5,
-    # How many of a head's rotated pairs turn by time, by row and by column.
+    # How many of a head's rotated pairs encode time, row and column.
     "mrope_section": (16, 24, 24),
 }
 _GEMMA3 = Architecture(
@@ -207,8 +205,7 @@ ARCHITECTURES = {
         MODEL_ARCH.QWEN2VL, SILU, defaults=_QWEN25VL
     ),
 }
-# Vision models around one of several language models. What their text_config leaves out has the
-# defaults of that language model's configuration.
+# Vision models with one of several language models, whose defaults fill in their text_config.
 VISION_LANGUAGE_ARCHITECTURES = (
     "LlavaForConditionalGeneration",
     "LlavaOnevisionForConditionalGeneration",

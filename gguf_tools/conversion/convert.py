@@ -2,10 +2,11 @@
 
     convert("SmolLM2-135M-Instruct", "F16", "smollm2-f16.gguf")
 
-A vision model gives two: its language model, and an mmproj with its vision encoder and projector. A
-LoRA adapter of PEFT gives an adapter for llama.cpp. Types below eight bits are made of the result,
-see `quantize`. llama.cpp computes the same tokens and, within the precision of the type, the same
-logits and embeddings of pictures as transformers; the result's `notes` list the exceptions.
+A vision model becomes two files: its language model, and an mmproj with its vision encoder and
+projector. A LoRA adapter of PEFT becomes an adapter for llama.cpp. For types below eight bits,
+quantize the result, see `quantize`. llama.cpp computes the same tokens and, within the precision of
+the type, the same logits and image embeddings as transformers; the result's `notes` list the
+exceptions.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ FILE_TYPES = {
     "BF16": LlamaFileType.MOSTLY_BF16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
-HEADER_ROOM = 64 << 20  # bytes, more than the largest header in use
+HEADER_ROOM = 64 << 20  # bytes; larger than any header in use
 ConvertProgress = Callable[[int, int], None]  # bytes written, total
 
 
@@ -105,32 +106,41 @@ def convert(
 ) -> Converted:
     """Write a folder's model, tokenizer and chat template as a GGUF file.
 
-    `type_` is F32, F16, BF16 or Q8_0; None is the type that most weights have, which loses nothing.
-    Vectors and norms are F32 always. `output` is NAME-TYPE.gguf in the current folder unless given;
-    the mmproj of a vision model is mmproj-NAME-TYPE.gguf beside it, of `mmproj_type`: F32, F16,
-    BF16 or Q8_0. A folder that holds a LoRA adapter needs `base`, the folder of its model, whose
-    config.json is read, unless the adapter's own config names that folder. `force` replaces files.
-    `progress` is called with the bytes written and the total. Memory does not grow with the model.
-    Raises ReellamaError, in one line, and writes nothing when the folder is incomplete or damaged,
-    the model or its tokenizer is one that llama.cpp cannot run as it is, the disk is too full, a
-    weight is not a number, or F16 cannot hold one.
+    Memory use does not grow with the model.
+
+    Args:
+        folder: the Hugging Face folder.
+        type_: F32, F16, BF16 or Q8_0; None for the type of most weights, which is lossless. Vectors
+            and norms are always F32.
+        output: the file; None for NAME-TYPE.gguf in the current folder. The mmproj of a vision
+            model is mmproj-NAME-TYPE.gguf beside it.
+        mmproj_type: of the mmproj: F32, F16, BF16 or Q8_0.
+        base: for a LoRA adapter, the folder of its model, of which config.json is read; None for
+            the folder that the adapter's config names.
+        force: whether to replace existing files.
+        progress: called with the bytes written and the total.
+
+    Raises:
+        ReellamaError: the folder is incomplete or damaged, llama.cpp cannot run the model or its
+            tokenizer, the disk is too full, or a weight is not finite or too large for F16. No file
+            is written.
     """
     folder = Path(folder).expanduser()
     if is_adapter(folder):
-        of_model = base_folder(folder, Path(base).expanduser() if base is not None else None)
-        return _convert_adapter(folder, of_model, type_, output, force, progress)
+        model = base_folder(folder, Path(base).expanduser() if base is not None else None)
+        return _convert_adapter(folder, model, type_, output, force, progress)
     if base is not None:
         raise ReellamaError(f"{folder} is no LoRA adapter of PEFT: --base is for those")
     files, notes = _plan_files(folder, type_, output, mmproj_type.upper())
-    _check_places(files, force)
-    (model, *others), more = _write(folder, files, progress)
-    return Converted(**vars(model), notes=notes + more, mmproj=others[0] if others else None)
+    _check_outputs(files, force)
+    (main, *rest), write_notes = _write(folder, files, progress)
+    return Converted(**vars(main), notes=notes + write_notes, mmproj=rest[0] if rest else None)
 
 
 def _plan_files(
     folder: Path, type_: str | None, output: str | Path | None, mmproj_type: str
 ) -> tuple[list[_File], list[str]]:
-    """The model's file, for a vision model its mmproj too, and notes for people."""
+    """The model's file, for a vision model also its mmproj; and notes for users."""
     architecture, config = read_config(folder)
     encoder = read_vision_encoder(folder, config)
     tensors = read_tensors(folder)
@@ -173,14 +183,14 @@ def _convert_adapter(
     path = Path(output or f"{model_name(folder)}-{type_}.gguf").expanduser()
     add = partial(_add_adapter, plan)
     files = [_File(path, type_, plan.tensors, MODEL_ARCH_NAMES[architecture.arch], add)]
-    _check_places(files, force)
+    _check_outputs(files, force)
     (adapter,), notes = _write(folder, files, progress)
     return Converted(**vars(adapter), notes=notes)
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file to be written: `add_metadata` gives a writer everything but the tensors."""
+    """A file to be written. `add_metadata` adds all metadata of its own to a writer."""
 
     path: Path
     type: str
@@ -197,7 +207,7 @@ class _File:
 def _write(
     folder: Path, files: Sequence[_File], progress: ConvertProgress | None
 ) -> tuple[list[ConvertedFile], list[str]]:
-    """Write files; at the end all of them get their names, or none does. With notes for people."""
+    """Write all files, or none after an error; returns them and notes for users."""
     total, done = sum(file.n_bytes for file in files), 0
 
     def advance(n_bytes: int) -> None:
@@ -222,14 +232,15 @@ def _write(
     return written, notes
 
 
-def _type(given: str | None, tensors: Mapping[str, HFTensor]) -> str:
-    """The type that was asked for, or the one that stores most weights without loss."""
-    if given is not None:
-        if given.upper() not in FILE_TYPES:
+def _type(requested: str | None, tensors: Mapping[str, HFTensor]) -> str:
+    """The requested type; or, for None, the one that stores most weights without loss."""
+    if requested is not None:
+        if requested.upper() not in FILE_TYPES:
             raise ReellamaError(
-                f"cannot convert to {given}: give F32, F16, BF16 or Q8_0, and quantize the result"
+                f"cannot convert to {requested}: give F32, F16, BF16 or Q8_0, and quantize the "
+                "result"
             )
-        return given.upper()
+        return requested.upper()
     sizes: dict[str, int] = {}
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.n_bytes
@@ -237,7 +248,8 @@ def _type(given: str | None, tensors: Mapping[str, HFTensor]) -> str:
     return main if main in FILE_TYPES else "F32"
 
 
-def _check_places(files: Sequence[_File], force: bool) -> None:
+def _check_outputs(files: Sequence[_File], force: bool) -> None:
+    """Raise ReellamaError if a file exists, or its folder does not, or the disk is too full."""
     for file in files:
         if file.path.exists() and not force:
             raise ReellamaError(f"{file.path} is there already; --force replaces it")

@@ -1,7 +1,7 @@
-"""The experts of a mixture: many matrices of a folder, and three tensors of a layer in llama.cpp.
+"""Plan the experts of a mixture-of-experts model: llama.cpp has three tensors of them a layer.
 
-A folder has matrices of each expert, or tensors of all of them, where gate and up projection follow
-each other in one.
+A Hugging Face folder has either matrices of each expert, or tensors of all experts, in which gate
+and up projection are concatenated.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ KINDS |= {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's
 def plan_experts(
     tensors: Mapping[str, HFTensor], config: Config, type_: GGMLQuantizationType
 ) -> tuple[list[PlannedTensor], dict[str, HFTensor]]:
-    """Return llama.cpp's tensors of the experts, and the tensors that belong to none.
+    """Return llama.cpp's tensors of the experts, and the folder's tensors that are not of experts.
 
-    Raises ReellamaError for an expert that is missing, and for experts of several shapes.
+    Raises ReellamaError for a missing expert, and for experts of different shapes.
     """
-    one: dict[str, dict[int, HFTensor]] = {}  # by the tensor's name, then by the expert's number
+    single: dict[str, dict[int, HFTensor]] = {}  # by llama.cpp's name, then by the expert's number
     plan: list[PlannedTensor] = []
-    others = {}
+    not_experts = {}
     for name, tensor in tensors.items():
         if match := ONE_EXPERT.match(name):
             layer, expert, kind = match.groups()
-            one.setdefault(_name(layer, KINDS[kind]), {})[int(expert)] = tensor
+            single.setdefault(_name(layer, KINDS[kind]), {})[int(expert)] = tensor
         elif match := ALL_EXPERTS.match(name):
             layer, kind = match.groups()
-            plan += _of_all(tensor, layer, kind, config)
+            plan += _split_fused(tensor, layer, kind, config)
         else:
-            others[name] = tensor
-    for name, experts in one.items():
+            not_experts[name] = tensor
+    for name, experts in single.items():
         plan.append(_stacked(name, experts, config))
-    return [replace(t, type=tensor_type(t.name, t.shape, type_)) for t in plan], others
+    return [replace(t, type=tensor_type(t.name, t.shape, type_)) for t in plan], not_experts
 
 
 def _name(layer: str, kind: str) -> str:
@@ -54,6 +54,7 @@ def _name(layer: str, kind: str) -> str:
 
 
 def _stacked(name: str, experts: Mapping[int, HFTensor], config: Config) -> PlannedTensor:
+    """The tensor `[experts, outputs, inputs]` of the experts' matrices `[outputs, inputs]`."""
     first = next(iter(experts.values()))
     missing = [number for number in range(config["num_experts"]) if number not in experts]
     if missing or len(experts) != config["num_experts"]:
@@ -68,8 +69,8 @@ def _stacked(name: str, experts: Mapping[int, HFTensor], config: Config) -> Plan
     return PlannedTensor(name, (len(sources), *first.shape), f32, sources)
 
 
-def _of_all(tensor: HFTensor, layer: str, kind: str, config: Config) -> list[PlannedTensor]:
-    """The tensors of one that holds every expert: `[experts, outputs, inputs]`."""
+def _split_fused(tensor: HFTensor, layer: str, kind: str, config: Config) -> list[PlannedTensor]:
+    """The tensors of a tensor of all experts `[experts, outputs, inputs]`: down, or gate and up."""
     if len(tensor.shape) != 3 or tensor.shape[0] != config["num_experts"]:
         raise ReellamaError(
             f"{tensor.path}: {tensor.name} {list(tensor.shape)} does not hold the "

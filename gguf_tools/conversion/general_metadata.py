@@ -1,7 +1,7 @@
-"""The `general.*` keys of a GGUF: what a model's card and config files say about it.
+"""The `general.*` keys of a GGUF, from a model's card and config files.
 
-The keys and the guesses from a model's name are those of the `gguf` package, which llama.cpp's own
-converter takes. The card is the YAML at the top of README.md,
+The keys, and guesses from a model's name, come from the `gguf` package, as in llama.cpp's own
+converter. The card is the YAML at the top of README.md,
 https://github.com/huggingface/hub-docs/blob/main/modelcard.md.
 """
 
@@ -30,9 +30,9 @@ OF_MODELS = ("base_models", "datasets")
 
 
 def add_general_metadata(writer: GGUFWriter, folder: Path) -> list[str]:
-    """Add what is known about a folder's model to a GGUF whose tensors are named already.
+    """Add the general metadata of a folder's model to a writer that has the tensors' names already.
 
-    Returns notes for people: on a card that cannot be read.
+    Returns notes for users, about a card that cannot be read.
     """
     total, shared, expert, n_experts = writer.get_total_parameter_count()
     notes = []
@@ -41,33 +41,33 @@ def add_general_metadata(writer: GGUFWriter, folder: Path) -> list[str]:
     except (yaml.YAMLError, OSError, ValueError, RecursionError):
         card, notes = {}, [f"{folder / CARD} starts with no YAML that can be read: left out"]
     config = read_json_if_there(folder / "config.json")
-    found = Metadata.apply_metadata_heuristic(
+    metadata = Metadata.apply_metadata_heuristic(
         Metadata(), _plain(card), _plain(config), Path(model_name(folder)), total
     )
     generation = read_json_if_there(folder / "generation_config.json")
     for key, (field, kind) in SAMPLING.items():
         if type(value := generation.get(key)) in (int, float):
-            setattr(found, field, kind(value))
-    found.name = found.name or model_name(folder)
-    if found.size_label is None and total:
-        found.size_label = size_label(total, shared, expert, n_experts)
-    _checked(found).set_gguf_meta_model(writer)
+            setattr(metadata, field, kind(value))
+    metadata.name = metadata.name or model_name(folder)
+    if metadata.size_label is None and total:
+        metadata.size_label = size_label(total, shared, expert, n_experts)
+    _checked(metadata).set_gguf_meta_model(writer)
     return notes
 
 
 def _plain(section: dict[str, Any]) -> dict[str, Any]:
-    """A section with texts, lists of texts and lists of objects of texts, and nothing else.
+    """A section reduced to texts, lists of texts and lists of objects of texts.
 
-    YAML makes numbers and dates of what its writer meant as text, such as a version.
+    YAML may read a text, such as a version, as a number or a date; these become texts again.
     """
-    found: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for key, value in section.items():
         if isinstance(value, list):
             entries = [_entry(entry) for entry in value]
-            found[str(key)] = [entry for entry in entries if entry not in (None, {})]
+            plain[str(key)] = [entry for entry in entries if entry not in (None, {})]
         elif (text := _text(value)) is not None:
-            found[str(key)] = text
-    return found
+            plain[str(key)] = text
+    return plain
 
 
 def _entry(value: object) -> object:
@@ -80,12 +80,12 @@ def _entry(value: object) -> object:
 def _text(value: object) -> str | None:
     if isinstance(value, (bool, dict, list)) or value is None:
         return None
-    # YAML reads the two halves of a character's escape, as JSON writes it, as two.
+    # YAML reads a JSON escape of two surrogates as two characters; join them.
     return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _checked(metadata: Metadata) -> Metadata:
-    """Leave out what is of another form than the writer takes."""
+    """Remove the values whose types the writer does not accept."""
     for field in dataclasses.fields(metadata):
         value = getattr(metadata, field.name)
         if field.name in OF_MODELS:

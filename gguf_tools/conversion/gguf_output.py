@@ -1,4 +1,4 @@
-"""Write a planned GGUF: its header, then its tensors, some rows at a time."""
+"""Write a planned GGUF: first the header, then the tensors in blocks of rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reellama.gguf_tools.conversion.planned_tensor import PlannedTensor
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.tensor_encoding import encode_tensor
 
-CHUNK = 4 << 20  # numbers that are converted at a time, which bounds the memory
+CHUNK = 4 << 20  # elements that are converted at a time, which bounds the memory
 Progress = Callable[[int], None]  # bytes written since the last call
 
 
@@ -41,9 +41,9 @@ def write_header(writer: GGUFWriter) -> int:
 def write_tensors(
     path: Path, plan: list[PlannedTensor], alignment: int, progress: Progress
 ) -> None:
-    """Append the tensors' data to a header.
+    """Append the tensors' data to a file that has the header.
 
-    Raises ReellamaError for a number that is not finite, or that the type cannot hold.
+    Raises ReellamaError for a value that is not finite, or too large for F16.
     """
     with path.open("ab") as file:
         for tensor in plan:
@@ -66,7 +66,7 @@ def _pad(file: BinaryIO, alignment: int) -> None:
 
 
 def _chunks(tensor: PlannedTensor) -> Iterator[np.ndarray]:
-    """A tensor's numbers, a few rows at a time."""
+    """A tensor's elements as float32, a block of rows at a time."""
     for source in tensor.sources or (None,):
         shape = tensor.shape if source is None else source.shape
         n_rows = shape[-1] if tensor.transposed else shape[0]

@@ -11,7 +11,7 @@ from reellama.gguf_tools.errors import ReellamaError
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object. Raises ReellamaError when it cannot be read or is something else."""
+    """Return the JSON object in a file. Raises ReellamaError."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -24,13 +24,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
-    """Return a JSON object, empty when there is no such file."""
+    """Return the JSON object in a file, or an empty one if there is no file."""
     return read_json(path) if path.is_file() else {}
 
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Turn errors from malformed content of `path` into a ReellamaError that names the file."""
+    """A context that turns errors from malformed content of `path` into a ReellamaError."""
     try:
         yield
     except (

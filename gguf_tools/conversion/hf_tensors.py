@@ -1,8 +1,8 @@
-"""The tensors of a Hugging Face folder of safetensors files, read by rows without torch.
+"""Read tensors from a Hugging Face folder of safetensors files, by rows and without torch.
 
-Format: https://github.com/huggingface/safetensors#format. The length of a JSON header, the header,
-which gives each tensor a type, a shape and a place, and the data. A large model is cut into shards,
-which `model.safetensors.index.json` names.
+Format: https://github.com/huggingface/safetensors#format. A file has the length of a JSON header,
+the header, which gives the dtype, shape and offsets of each tensor, and the data. A large model has
+several files (shards), which `model.safetensors.index.json` names.
 """
 
 import json
@@ -30,16 +30,16 @@ class HFTensor:
 
     name: str
     path: Path
-    dtype: str  # as the file says it, such as "BF16"
-    shape: tuple[int, ...]  # as torch has it: the length of a row last
+    dtype: str  # safetensors' name, such as "BF16"
+    shape: tuple[int, ...]  # in torch's order: the length of a row last
     offset: int  # of its first byte, from the start of the file
     n_bytes: int
 
 
 def read_tensors(folder: Path) -> dict[str, HFTensor]:
-    """Return all tensors of a folder by their names; no tensor's data is read.
+    """Return the entries of all tensors of a folder by name, without reading their data.
 
-    Raises ReellamaError when there are none, a shard is missing, or a file is cut off or damaged.
+    Raises ReellamaError if there are none, a shard is missing, or a file is truncated or damaged.
     """
     tensors: dict[str, HFTensor] = {}
     for path in _files(folder):
@@ -48,9 +48,9 @@ def read_tensors(folder: Path) -> dict[str, HFTensor]:
 
 
 def read_header(path: Path) -> dict[str, HFTensor]:
-    """Return the tensors of one safetensors file, each of which lies inside it.
+    """Return the entries of all tensors of a safetensors file by name; all lie inside the file.
 
-    Raises ReellamaError for a file that is cut off, damaged, or not of this format.
+    Raises ReellamaError for a file that is truncated, damaged, or not in this format.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -72,9 +72,9 @@ def read_header(path: Path) -> dict[str, HFTensor]:
 
 
 def read_rows(tensor: HFTensor, rows: np.ndarray, transposed: bool = False) -> np.ndarray:
-    """Return rows of a tensor as float32 `[len(rows), ...]`; of a vector, its elements.
+    """Return rows of a tensor, or elements of a vector, as float32 `[len(rows), ...]`.
 
-    With `transposed`, columns of a matrix are its rows.
+    transposed: whether `rows` are columns of a matrix, which is transposed.
     """
     data: np.ndarray = np.memmap(
         tensor.path, NUMPY_TYPES[tensor.dtype], "r", tensor.offset, tensor.shape
@@ -108,14 +108,15 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tensor(path: Path, name: str, entry: Mapping[str, Any], start: int) -> HFTensor:
-    """Check an entry. Raises ValueError, or what damaged JSON leads to."""
+    """A tensor's entry. Raises ValueError or another of the errors of `reporting_damage`."""
     shape = tuple(entry["shape"])
     first, end = entry["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, first, end)):
         raise ValueError(f"no such place for {name}")
     dtype = str(entry["dtype"])
-    known = NUMPY_TYPES.get(dtype)
-    if end < first or (known and math.prod(shape) * np.dtype(known).itemsize != end - first):
+    numpy_type = NUMPY_TYPES.get(dtype)
+    n_bytes = math.prod(shape) * np.dtype(numpy_type).itemsize if numpy_type else end - first
+    if end < first or n_bytes != end - first:
         raise ValueError(f"not the size of {name}")
     return HFTensor(name, path, dtype, shape, start + first, end - first)
 

@@ -1,4 +1,4 @@
-"""Hyperparameters of a model, from config.json to a GGUF's metadata."""
+"""Convert the hyperparameters of a model: config.json -> metadata of a GGUF."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from reellama.gguf_tools.errors import ReellamaError
 GLOBAL_ATTENTION, SLIDING_ATTENTION = "full_attention", "sliding_attention"
 # Architectures for which llama.cpp divides frequencies by the tensor rope_freqs.weight.
 TAKES_FREQUENCY_FACTORS = frozenset({MODEL_ARCH.LLAMA})
-YARN_BETAS = (32, 1)  # fast and slow; llama.cpp reads no others for these architectures
+YARN_BETAS = (32, 1)  # fast and slow; llama.cpp uses only these for these architectures
 
 
 def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
-    """Add everything that llama.cpp reads about a model but its tokenizer.
+    """Add all of a model's hyperparameters that llama.cpp reads, without the tokenizer's.
 
-    Raises ReellamaError for a kind of rope scaling that llama.cpp does not have.
+    Raises ReellamaError for a kind of RoPE scaling that llama.cpp does not have.
     """
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
@@ -47,7 +47,7 @@ def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: 
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_logit_scale(config["logits_scaling"])
     if architecture.arch == MODEL_ARCH.PHI3:
-        # llama.cpp has switched windows off for it, and takes 0 as the mark of Phi-4.
+        # llama.cpp does not use the window, but recognizes Phi-4 by the value 0.
         writer.add_sliding_window(config.get("sliding_window") or 0)
     if attention_cap := config.get("attn_logit_softcapping"):
         writer.add_attn_logit_softcapping(attention_cap)
@@ -57,42 +57,43 @@ def add_hyperparameters(writer: GGUFWriter, architecture: Architecture, config: 
 
 
 def notes(architecture: Architecture, config: Config) -> list[str]:
-    """Return lines for people on where llama.cpp only approximates the model."""
+    """Return lines for users about where llama.cpp only approximates the model."""
     if architecture.is_gpt2:
         return []
-    found = []
-    # Qwen's config.json gives a window also where it is not used.
+    lines = []
+    # Qwen's config.json has a window even if it is not used.
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     if window and not architecture.window_pattern and window < config["max_position_embeddings"]:
-        found.append(
+        lines.append(
             f"llama.cpp has no sliding window for this architecture: after {window:,} positions "
             "it attends to more than the model was trained to"
         )
     if rope_parameters(config, GLOBAL_ATTENTION)["rope_type"] == "dynamic":
-        found.append(
+        lines.append(
             "llama.cpp has no dynamic rope scaling: the same up to "
             f"{config['max_position_embeddings']:,} positions, and wrong after them"
         )
     first = config.get("original_max_position_embeddings", 0)
     if is_longrope(architecture, config) and first < config["max_position_embeddings"]:
-        found.append(
+        lines.append(
             f"llama.cpp takes rope's factors for long texts with a context of more than {first:,} "
             "positions, also where a text is short"
         )
-    return found
+    return lines
 
 
 def is_longrope(architecture: Architecture, config: Config) -> bool:
-    """Whether it has LongRoPE, https://arxiv.org/abs/2402.13753; Phi-3 once called it otherwise."""
+    """Whether a model has LongRoPE, https://arxiv.org/abs/2402.13753, which older files of Phi-3
+    call "su" or "yarn"."""
     kind = rope_parameters(config, GLOBAL_ATTENTION)["rope_type"]
     return architecture.arch == MODEL_ARCH.PHI3 and kind in ("longrope", "su", "yarn")
 
 
 def rope_parameters(config: Config, layers: str) -> Config:
-    """Return the rope parameters of layers with `full_attention` or `sliding_attention`.
+    """Return the RoPE parameters of layers with `full_attention` or `sliding_attention`.
 
-    transformers 5 has them in `rope_parameters`, which may have one set for each kind of layer;
-    older ones have `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.
+    transformers 5 writes them as `rope_parameters`, possibly one set for each kind of layer. Older
+    versions wrote `rope_theta`, `rope_scaling` and, for Gemma 3, `rope_local_base_freq`.
     """
     new = config.get("rope_parameters") or {}
     if any(isinstance(value, dict) for value in new.values()):
@@ -101,15 +102,15 @@ def rope_parameters(config: Config, layers: str) -> Config:
     old = config.get("rope_scaling") or {}
     if layers == SLIDING_ATTENTION and "rope_local_base_freq" in config:
         theta, old = config["rope_local_base_freq"], {}
-    found = {"rope_theta": theta, **old, **new}
-    found["rope_type"] = str(found.get("rope_type") or found.get("type") or "default").lower()
-    return found
+    rope = {"rope_theta": theta, **old, **new}
+    rope["rope_type"] = str(rope.get("rope_type") or rope.get("type") or "default").lower()
+    return rope
 
 
 def frequency_factors(architecture: Architecture, config: Config) -> dict[str, np.ndarray]:
-    """Return what rope's frequencies are divided by: tensors of llama.cpp, float32 `[n_rot / 2]`.
+    """Return the divisors of RoPE's frequencies as tensors of llama.cpp, float32 `[n_rot / 2]`.
 
-    LongRoPE has two sets, for texts of the length of the first training and for longer ones.
+    LongRoPE has two sets: for texts that fit the original context, and for longer ones.
     """
     if architecture.is_gpt2:
         return {}
@@ -125,17 +126,18 @@ def frequency_factors(architecture: Architecture, config: Config) -> dict[str, n
 
 
 def n_rotated(config: Config) -> int:
-    """How many numbers of a head rope rotates."""
+    """How many dimensions of a head RoPE rotates."""
     rope = rope_parameters(config, GLOBAL_ATTENTION)
     partial = rope.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     return int(config["head_dim"] * (1 if partial is None else partial))
 
 
 def _llama3_factors(architecture: Architecture, config: Config) -> np.ndarray | None:
-    """Return what Llama 3.1's scaling divides each frequency by, float32 `[head_dim / 2]`, or None.
+    """Return the divisors of RoPE's frequencies in Llama 3.1's scaling, float32 `[head_dim / 2]`,
+    or None for another scaling.
 
-    Frequencies whose wave is short against the context of the first training stay as they are, long
-    ones are divided by `factor`, and in between it goes smoothly from one to the other.
+    Frequencies of short wavelengths, compared with the original context, stay as they are. Those of
+    long wavelengths are divided by `factor`. Between them, the divisor is interpolated.
     """
     rope = rope_parameters(config, GLOBAL_ATTENTION)
     if rope["rope_type"] != "llama3":
@@ -145,8 +147,8 @@ def _llama3_factors(architecture: Architecture, config: Config) -> np.ndarray | 
     exponents = np.arange(0, config["head_dim"], 2, dtype=np.float64) / config["head_dim"]
     waves = 2 * math.pi * float(rope["rope_theta"]) ** exponents  # lengths in positions
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    kept = np.clip((_first_context(config, rope) / waves - low) / (high - low), 0, 1)
-    return (1 / ((1 - kept) / rope["factor"] + kept)).astype(np.float32)
+    unscaled = np.clip((_first_context(config, rope) / waves - low) / (high - low), 0, 1)
+    return (1 / ((1 - unscaled) / rope["factor"] + unscaled)).astype(np.float32)
 
 
 def _add_window(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
@@ -213,14 +215,14 @@ def _add_yarn(writer: GGUFWriter, config: Config, rope: Config) -> None:
     scale = rope.get("attention_factor")
     if scale is None and rope.get("mscale") and rope.get("mscale_all_dim"):
         scale = _yarn_scale(factor, rope["mscale"]) / _yarn_scale(factor, rope["mscale_all_dim"])
-    if scale is not None:  # llama.cpp multiplies what it finds here by the paper's own
+    if scale is not None:  # llama.cpp multiplies this factor by the paper's
         writer.add_rope_scaling_attn_factors(scale / _yarn_scale(factor, 1))
 
 
 def _longrope_scale(config: Config, rope: Config) -> float:
-    """What LongRoPE multiplies queries and keys by."""
-    if (given := rope.get("attention_factor")) is not None:
-        return float(given)
+    """LongRoPE's factor on queries and keys."""
+    if (factor := rope.get("attention_factor")) is not None:
+        return float(factor)
     first = config["original_max_position_embeddings"]
     factor = rope.get("factor") or config["max_position_embeddings"] / first
     return math.sqrt(1 + math.log(factor) / math.log(first)) if factor > 1 else 1.0
@@ -231,7 +233,7 @@ def _yarn_scale(factor: float, mscale: float) -> float:
 
 
 def _first_context(config: Config, rope: Config) -> int:
-    """How many positions the model was trained on before its context was stretched."""
+    """The original context length, before it was extended by RoPE scaling."""
     key = "original_max_position_embeddings"
     return int(rope.get(key) or config.get(key) or config["max_position_embeddings"])
 

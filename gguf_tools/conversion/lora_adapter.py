@@ -1,9 +1,9 @@
-"""LoRA adapters as PEFT saves them, in the terms of llama.cpp.
+"""Convert LoRA adapters (Hu et al., 2021) of PEFT for llama.cpp.
 
-Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021. A folder of PEFT has
-adapter_config.json and, in adapter_model.safetensors, for each changed module a matrix A
-`[rank, inputs]` and a matrix B `[outputs, rank]`. llama.cpp adds alpha / rank * B A with one alpha
-for the whole file; where PEFT scales modules otherwise, the rest of the factor goes into B.
+A PEFT folder has adapter_config.json and adapter_model.safetensors, with a matrix A
+`[rank, inputs]` and a matrix B `[outputs, rank]` for each adapted module. llama.cpp adds
+alpha / rank * B A, with one alpha for the whole file. Where PEFT scales a module differently, B is
+multiplied by the rest of the factor.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TENSOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?$")
-# Ways to begin a training that change the model's own weights: the adapter fits no other.
+# Values of init_lora_weights that change the weights of the base model, so that the adapter does
+# not fit the original ones.
 CHANGES_THE_BASE = ("pissa", "olora", "corda")
 MERGE = "merge it into its model with PEFT's merge_and_unload(), and convert that"
 
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """What a GGUF of an adapter holds."""
+    """The contents of an adapter's GGUF."""
 
     tensors: list[PlannedTensor]
     alpha: float
-    invocation_tokens: list[int]  # after which an activated LoRA acts; empty: it acts always
+    invocation_tokens: list[int]  # that switch on an activated LoRA (aLoRA); empty for a plain LoRA
 
 
 def is_adapter(folder: Path) -> bool:
@@ -58,9 +59,9 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path, base: Path | None) -> Path:
-    """The folder of the model that an adapter changes: `base`, or where its config says it lies.
+    """The folder of an adapter's base model: `base`, or the one that the adapter's config names.
 
-    Raises ReellamaError where that is no folder of this machine.
+    Raises ReellamaError if that is not a folder on this machine.
     """
     if base is not None:
         return base
@@ -93,7 +94,7 @@ def plan_adapter(
 ) -> AdapterPlan:
     """Plan the GGUF of an adapter for a model of `config`.
 
-    Raises ReellamaError for what llama.cpp's adapters cannot hold, and for one of another model.
+    Raises ReellamaError for an adapter that llama.cpp does not support, or of another model.
     """
     path = folder / ADAPTER_CONFIG
     settings = read_json(path)
@@ -121,7 +122,7 @@ def plan_adapter(
 
 
 def _check(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raise ReellamaError for a kind of adapter that is more than A and B."""
+    """Raise ReellamaError for an adapter with more than A and B, such as DoRA."""
     kind = settings.get("peft_type", "LORA")
     if kind != "LORA":
         raise ReellamaError(f"{path}: an adapter of the kind {kind} is not known; LORA is")
@@ -134,10 +135,10 @@ def _check(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _modules(folder: Path, tensors: Mapping[str, HFTensor]) -> dict[str, tuple[HFTensor, HFTensor]]:
-    """A and B of each module that is changed."""
-    found: dict[str, dict[str, HFTensor]] = {}
+    """A and B of each adapted module, by its name."""
+    halves: dict[str, dict[str, HFTensor]] = {}
     for name, tensor in tensors.items():
-        if ".base_layer." in name:  # a copy of the model's own
+        if ".base_layer." in name:  # a copy of the base model's weight
             continue
         match = TENSOR.match(name)
         if match is None:
@@ -145,9 +146,9 @@ def _modules(folder: Path, tensors: Mapping[str, HFTensor]) -> dict[str, tuple[H
                 f"{tensor.path}: llama.cpp's adapters have no place for {name}, which is of no "
                 f"LoRA; {MERGE}"
             )
-        found.setdefault(match[1], {})[match[2]] = tensor
+        halves.setdefault(match[1], {})[match[2]] = tensor
     modules = {}
-    for name, pair in found.items():
+    for name, pair in halves.items():
         a, b = pair.get("A"), pair.get("B")
         if a is None or b is None:
             raise ReellamaError(f"{folder} is damaged: of {name} it has one half only")
@@ -164,7 +165,7 @@ def _modules(folder: Path, tensors: Mapping[str, HFTensor]) -> dict[str, tuple[H
 
 
 def _alpha(settings: Mapping[str, Any], module: str, rank: int) -> float:
-    """The alpha with which alpha / rank is PEFT's scale of a module."""
+    """The alpha of a module for which alpha / rank is PEFT's scale."""
     alpha = settings.get("lora_alpha", 8)
     for pattern, value in (settings.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -183,14 +184,14 @@ def _pair(
     factor: float,
     type_: GGMLQuantizationType,
 ) -> list[PlannedTensor]:
-    """The two tensors of a weight."""
+    """The tensors A and B of the weight `name`."""
     tied = config["tie_word_embeddings"]
     if tied and name in (TOKEN_EMBEDDINGS, "output.weight"):
         raise ReellamaError(
             f"{a.path} changes the token embeddings, which are the output too: llama.cpp's "
             f"adapters cannot; {MERGE}"
         )
-    # Embeddings are looked up by row, so for them A, not B, has a row a token.
+    # Embeddings are looked up by row, so A, not B, has a row for each token.
     lookup = name == TOKEN_EMBEDDINGS
     rows = None if lookup else interleaved_rows(architecture, config, b, name)
     first = PlannedTensor(

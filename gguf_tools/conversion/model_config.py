@@ -1,6 +1,6 @@
-"""The configuration of a Hugging Face model, checked against what llama.cpp computes.
+"""Read the config.json of a Hugging Face model, and refuse models that llama.cpp cannot compute.
 
-llama.cpp does not check a model: variants that it would compute wrongly are refused here.
+llama.cpp itself does not check a model: it would compute an unknown variant wrongly.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.load_checks import MAX_EXPERTS
 
 MAX_LAYERS = 512  # LLAMA_MAX_LAYERS
-# Where llama.cpp's graph has no place for the bias of attention's output.
+# Architectures whose graph in llama.cpp has no bias of the attention's output.
 NO_ATTENTION_BIAS = frozenset({MODEL_ARCH.QWEN3, MODEL_ARCH.QWEN3MOE, MODEL_ARCH.OLMO2})
-# Where a head has hidden_size / num_attention_heads numbers, whatever head_dim says.
+# Architectures whose heads in llama.cpp have hidden_size / num_attention_heads dimensions, whatever
+# head_dim says.
 WHOLE_HEADS = frozenset(
     {MODEL_ARCH.QWEN2, MODEL_ARCH.QWEN2VL, MODEL_ARCH.OLMO2, MODEL_ARCH.PHI3, MODEL_ARCH.GPT2}
 )
 
 
 def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
-    """Return the architecture of a folder's model and its configuration, defaults filled in.
+    """Return the architecture of a folder's model, and its configuration with defaults filled in.
 
-    For a vision-language model, these are the language model's. Raises ReellamaError, in one line,
-    for a folder without config.json, an unknown architecture, or a variant of one that llama.cpp
-    would compute wrongly.
+    For a vision model, both are those of its language model. Raises ReellamaError for a folder
+    without config.json, an unknown architecture, or a variant that llama.cpp cannot compute.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -47,6 +47,7 @@ def read_config(folder: Path) -> tuple[Architecture, dict[str, Any]]:
 
 
 def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str, Any]]:
+    """As `read_config`, for the contents `config` of the file `path`."""
     name = str((config.get("architectures") or ["none"])[0])
     sizes: Config = {}
     if name in VISION_LANGUAGE_ARCHITECTURES:
@@ -64,7 +65,7 @@ def _checked(path: Path, config: dict[str, Any]) -> tuple[Architecture, dict[str
     config |= {ours: config.get(theirs) for ours, theirs in architecture.names.items()}
     if config.get("intermediate_size") is None and type(config.get("hidden_size")) is int:
         config["intermediate_size"] = 4 * config["hidden_size"] if architecture.is_gpt2 else None
-    if architecture.has_experts:  # transformers has had two names for it
+    if architecture.has_experts:  # transformers uses both names for the number of experts
         config["num_experts"] = config.get("num_local_experts") or config["num_experts"]
     for key in SIZES:
         if type(config.get(key)) is not int or config[key] <= 0:
@@ -163,7 +164,8 @@ def _unsupported_gpt2_feature(config: Config) -> str | None:
 
 
 def _unsupported_gemma_feature(architecture: Architecture, config: Config) -> str | None:
-    # llama.cpp takes hidden_size / heads in the largest models, which it knows by their layers.
+    # llama.cpp scales by hidden_size / heads in the largest models, which it recognizes by their
+    # number of layers, and by head_dim in the others.
     largest = {MODEL_ARCH.GEMMA2: 46, MODEL_ARCH.GEMMA3: 62}[architecture.arch]
     scalar = config["head_dim"]
     if config["num_hidden_layers"] == largest:

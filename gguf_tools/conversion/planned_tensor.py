@@ -1,4 +1,4 @@
-"""A tensor of a GGUF that is to be written, and the type that it gets."""
+"""A tensor to be written to a GGUF, and its type."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from reellama.gguf_tools.conversion.hf_tensors import HFTensor
 
-# What llama.cpp computes with in F32 only, beside vectors and norms.
+# Besides vectors and norms, the tensors that llama.cpp supports only in F32.
 F32_TENSORS = re.compile(r"_norm\.weight$|(^|\.)(ffn_gate_inp|position_embd)\.weight$")
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """A tensor of the GGUF, and how its numbers are made.
+    """A tensor of the GGUF, and how its elements are computed: source * factor + offset.
 
-    `sources` follow each other in it; `rows` are those of each source that are taken, in their
-    order, and None is all; `frame` is the index of its third axis; a `transposed` source has
-    columns where the tensor has rows. `values` are used instead of sources.
+    Attributes:
+        name: in the GGUF.
+        shape: in torch's order, the length of a row last.
+        type: in the GGUF.
+        sources: tensors that are concatenated.
+        values: elements to use if there are no sources.
+        rows: indices of the rows to take from each source; None for all.
+        frame: index to take from the third axis; None for all.
+        transposed: whether the sources are matrices to transpose.
+        offset, factor: applied to the elements.
     """
 
     name: str
-    shape: tuple[int, ...]  # the length of a row last
+    shape: tuple[int, ...]
     type: GGMLQuantizationType
     sources: tuple[HFTensor, ...] = ()
     values: np.ndarray | None = None
@@ -45,9 +52,9 @@ class PlannedTensor:
 def tensor_type(
     name: str, shape: tuple[int, ...], type_: GGMLQuantizationType
 ) -> GGMLQuantizationType:
-    """The type of a language model's tensor in a file of `type_`, as llama.cpp's converter has it.
+    """The type of a language model's tensor in a file of `type_`, as in llama.cpp's converter.
 
-    Rows that no whole number of blocks fills become F16.
+    It is F16 if the length of a row is not a multiple of the block size of `type_`.
     """
     if len(shape) == 1 or F32_TENSORS.search(name):
         return GGMLQuantizationType.F32

@@ -21,11 +21,11 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
 
 OUTPUT_TENSOR = "output.weight"
-# In the files of old models, and computed by llama.cpp.
+# Constants in the files of old models, which llama.cpp computes itself.
 SKIPPED_TENSORS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
-# GPT-2's matrices, `Conv1D` in transformers: with a row for each input.
+# GPT-2's matrices, which are transposed (`Conv1D` in transformers).
 CONV1D_WEIGHTS = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
-# Those of a vision encoder and its projector, in the files of a vision model.
+# Tensors of a vision encoder and its projector.
 VISION_TENSORS = re.compile(
     r"^(model\.)?((vision_tower|vision_model|visual|multi_modal_projector|connector)\.|"
     r"image_newline$)"
@@ -39,9 +39,9 @@ def plan_tensors(
     tensors: Mapping[str, HFTensor],
     type_: GGMLQuantizationType,
 ) -> list[PlannedTensor]:
-    """Return the tensors of the GGUF. Raises ReellamaError when one is missing or has no place."""
-    n_layers = config["num_hidden_layers"]
-    names = get_tensor_name_map(architecture.arch, n_layers)
+    """Return the tensors of the GGUF, sorted. Raises ReellamaError for a missing tensor, and for
+    one that llama.cpp's architecture does not have."""
+    names = get_tensor_name_map(architecture.arch, config["num_hidden_layers"])
     plan: list[PlannedTensor] = []
     if architecture.has_experts:
         plan, tensors = plan_experts(tensors, config, type_)
@@ -55,21 +55,29 @@ def plan_tensors(
     ]
     for tensor in (source for planned in plan for source in planned.sources):
         check_dtype(tensor)
-    # llama.cpp takes the token embeddings where the output is missing.
-    wanted = {TOKEN_EMBEDDINGS, "output_norm.weight"}
-    wanted |= {"position_embd.weight"} if architecture.is_gpt2 else set()
-    wanted |= set() if config["tie_word_embeddings"] else {OUTPUT_TENSOR}
-    found = {tensor.name for tensor in plan}
-    kinds = {re.sub(r"^blk\.\d+\.", "", name) for name in found if name.startswith("blk.")}
+    _check_complete(folder, architecture, config, {tensor.name for tensor in plan})
+    return sorted(plan, key=lambda tensor: tensor_sort_key(tensor.name))
+
+
+def _check_complete(
+    folder: Path, architecture: Architecture, config: Config, names: set[str]
+) -> None:
+    """Raise ReellamaError if a tensor is missing. Each layer must have what any layer has."""
+    required = {TOKEN_EMBEDDINGS, "output_norm.weight"}
+    if architecture.is_gpt2:
+        required.add("position_embd.weight")
+    if not config["tie_word_embeddings"]:  # else llama.cpp uses the token embeddings
+        required.add(OUTPUT_TENSOR)
+    kinds = {re.sub(r"^blk\.\d+\.", "", name) for name in names if name.startswith("blk.")}
     if architecture.has_experts:
         kinds |= {f"ffn_{kind}_exps.weight" for kind in ("gate", "up", "down")}
-    wanted |= {f"blk.{layer}.{kind}" for layer in range(n_layers) for kind in kinds}
-    if missing := sorted(wanted - found):
+    layers = range(config["num_hidden_layers"])
+    required |= {f"blk.{layer}.{kind}" for layer in layers for kind in kinds}
+    if missing := sorted(required - names):
         raise ReellamaError(
             f"{folder} lacks {len(missing)} of the model's tensors, among them what becomes "
             f"{missing[0]}; download it again"
         )
-    return sorted(plan, key=lambda tensor: tensor_sort_key(tensor.name))
 
 
 def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[str, HFTensor]:
@@ -86,7 +94,7 @@ def language_tensors(tensors: Mapping[str, HFTensor], config: Config) -> dict[st
 
 
 def language_name(name: str) -> str:
-    """The name that a tensor has in a model without vision, in the files of newer transformers."""
+    """The name of a tensor in the newest files of a model without vision."""
     # "language_model.model.layers..." in older files, "model.language_model.layers..." in newer
     name = re.sub(r"^model\.(language|text)_model\.", "model.", name)
     name = name.removeprefix("language_model.")
@@ -94,7 +102,7 @@ def language_name(name: str) -> str:
 
 
 def check_dtype(tensor: HFTensor) -> None:
-    """Raise ReellamaError for a tensor of a type that cannot be converted."""
+    """Raise ReellamaError for a tensor of a dtype that cannot be converted."""
     if tensor.dtype not in NUMPY_TYPES:
         raise ReellamaError(
             f"{tensor.path}: {tensor.name} is of type {tensor.dtype}; those that can be converted "
@@ -130,7 +138,8 @@ def _plan(
 def interleaved_rows(
     architecture: Architecture, config: Config, tensor: HFTensor, name: str
 ) -> np.ndarray | None:
-    """Return the permutation of the rows of queries and keys for llama.cpp's interleaved rope."""
+    """Return the permutation of rows for llama.cpp's interleaved RoPE; None for tensors other than
+    queries and keys."""
     kind = name.split(".")[-2]
     if not architecture.interleaves_heads or kind not in ("attn_q", "attn_k"):
         return None

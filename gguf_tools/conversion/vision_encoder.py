@@ -1,8 +1,8 @@
-"""The vision encoder and projector of a Hugging Face vision model, in llama.cpp's terms.
+"""Convert the configuration of a vision encoder and its projector for an mmproj.
 
-The Hugging Face side follows the models and config classes of the transformers library, the other
-side llama.cpp's `tools/mtmd/clip.cpp`. llama.cpp does not check a model: variants that it would
-compute wrongly are refused here.
+Sources: models and config classes of the transformers library, and llama.cpp's
+`tools/mtmd/clip.cpp`. llama.cpp does not check a model, so variants that it would compute wrongly
+are refused here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reellama.gguf_tools.conversion.hf_folder import read_json_if_there, reporti
 from reellama.gguf_tools.conversion.model_config import MAX_LAYERS
 from reellama.gguf_tools.errors import ReellamaError
 
-# llama.cpp has the tanh approximation alone, which differs from "gelu" by 0.0005 at most.
+# llama.cpp has only the tanh approximation of "gelu", which differs by at most 0.0005.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu",
@@ -27,9 +27,9 @@ ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
     "silu": "silu",
 }
-QWEN_WINDOW = 112  # pixels; llama.cpp has no other
-QWEN_EPS = 1e-6  # transformers has it in its code
-QWEN_IMAGE_SIZE = 560  # pixels; any size will do, but llama.cpp wants one
+QWEN_WINDOW = 112  # pixels; the only one that llama.cpp supports
+QWEN_EPS = 1e-6  # a constant in transformers' code
+QWEN_IMAGE_SIZE = 560  # pixels; llama.cpp requires a value but does not use it
 # The defaults of transformers for keys that vision_config leaves out, by its model_type.
 _VIT: Config = {"num_hidden_layers": 12, "intermediate_size": 3072, "image_size": 224}
 _SIGLIP = {**_VIT, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
@@ -59,7 +59,7 @@ DEFAULTS: dict[str, Config] = {
         "hidden_act": "silu",
     },
 }
-# By model_type as versions of transformers before or after have it.
+# model_type of other versions of transformers -> key of DEFAULTS.
 RENAMED = {
     "idefics3": "idefics3_vision",
     "smolvlm": "smolvlm_vision",
@@ -69,37 +69,37 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class VisionEncoder:
-    """What an mmproj's metadata says. Pictures and patches are squares, in pixels."""
+    """The metadata of an mmproj. Pictures and patches are squares, with sides in pixels."""
 
-    projector: str  # llama.cpp's name of it
+    projector: str  # llama.cpp's name of the projector's family
     n_embd: int
     n_ff: int
     n_head: int
-    n_layer: int  # that are computed: the weights of later ones are not needed
+    n_layer: int  # layers that are computed; the weights of later ones are not needed
     image_size: int
     patch_size: int
-    n_embd_text: int  # of the language model
+    n_embd_text: int  # width of the language model
     eps: float
     activation: str
     image_mean: list[float]
     image_std: list[float]
-    class_token: bool = False  # beside the patches, as CLIP has it
+    class_token: bool = False  # before the patches, as in CLIP
     final_norm: bool = True  # whether the last layer's output is normalized
-    n_merge: int = 0  # patches, in a row and in a column, that become one token; 0: not a choice
-    # What this projector alone needs, by its key without "clip.vision.".
+    n_merge: int = 0  # patches on a side of the square that becomes one token; 0 for a fixed number
+    # Further settings of the projector, by key without "clip.vision.".
     settings: Mapping[str, int | list[int]] = field(default_factory=dict)
 
     @property
     def side(self) -> int:
-        """How many patches are in a row, and in a column."""
+        """Patches on a side of a picture."""
         return self.image_size // self.patch_size
 
 
 def read_vision_encoder(folder: Path, config: Config) -> VisionEncoder | None:
-    """Return the vision encoder of a folder, whose `config` is that of `read_config`.
+    """Return the vision encoder of a folder, or None for a model without one.
 
-    None for a model without one. Raises ReellamaError, in one line, for one that llama.cpp does not
-    know or would compute wrongly, and where no file says how pixels are normalized.
+    config: from `read_config`. Raises ReellamaError for an encoder that llama.cpp does not support,
+    and if no file says how pixels are normalized.
     """
     family = FAMILIES.get(str((config.get("architectures") or ["none"])[0]))
     if family is None or not config.get("vision_config"):
@@ -151,7 +151,7 @@ def add_vision_metadata(writer: GGUFWriter, encoder: VisionEncoder) -> None:
 
 
 def vision_notes(encoder: VisionEncoder) -> list[str]:
-    """Return lines for people on where llama.cpp only approximates a vision encoder."""
+    """Return lines for users about where llama.cpp only approximates a vision encoder."""
     if not encoder.class_token:
         return []
     note = (
@@ -166,7 +166,7 @@ class UnsupportedFeatureError(Exception):
 
 
 def _encoder(projector: str, config: Config, vision: Config, preprocessor: Config) -> VisionEncoder:
-    """What all families have alike."""
+    """The settings that all families have. Raises UnsupportedFeatureError."""
 
     def size(*names: str) -> int:
         name = next((name for name in names if name in vision), names[0])
@@ -196,7 +196,7 @@ def _encoder(projector: str, config: Config, vision: Config, preprocessor: Confi
         raise UnsupportedFeatureError(f"{encoder.n_head} heads for a width of {encoder.n_embd}")
     if encoder.n_layer > MAX_LAYERS:
         raise UnsupportedFeatureError(f"room for {encoder.n_layer} layers")
-    if encoder.n_ff == encoder.n_embd:  # it takes them for the matrices of old files, swapped
+    if encoder.n_ff == encoder.n_embd:  # llama.cpp would swap the matrices, as old files need it
         raise UnsupportedFeatureError("intermediate_size that is hidden_size")
     if encoder.image_size < encoder.patch_size:
         raise UnsupportedFeatureError(f"pictures of {encoder.image_size} pixels")
@@ -264,15 +264,15 @@ def _qwen25vl(config: Config, vision: Config, _: Config, encoder: VisionEncoder)
 
 
 def _preprocessor(folder: Path) -> Config:
-    """How pictures become pixels, which newer folders have in the processor's file."""
-    found = read_json_if_there(folder / "preprocessor_config.json")
-    found |= read_json_if_there(folder / "processor_config.json").get("image_processor") or {}
-    if missing := {"image_mean", "image_std"} - set(found):
+    """The image preprocessor's config; newer folders have it in the processor's file."""
+    config = read_json_if_there(folder / "preprocessor_config.json")
+    config |= read_json_if_there(folder / "processor_config.json").get("image_processor") or {}
+    if missing := {"image_mean", "image_std"} - set(config):
         raise ReellamaError(
             f"{folder} has no {min(missing)} in preprocessor_config.json, so that it is not known "
             "how pixels are normalized; download it"
         )
-    return found
+    return config
 
 
 def _three(numbers: list[float]) -> list[float]:
@@ -295,7 +295,7 @@ class VisionFamily:
 
     projector: str
     encoders: tuple[str, ...]  # model_type of vision_config, the default first
-    complete: Complete  # adds what the family has of its own
+    complete: Complete  # adds the family's own settings, and checks them
     defaults: Config = field(default_factory=dict)  # of transformers, for config.json
 
 

@@ -20,17 +20,18 @@ from reellama.gguf_tools.conversion.vision_encoder import VisionEncoder
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.mmproj_types import mmproj_tensor_type
 
-# Folders in which the encoder's tensors lie, by the version of transformers and the family.
+# Prefixes of the encoder's tensors, which differ by family and version of transformers.
 ENCODER = re.compile(r"^(vision_tower\.vision_model|vision_tower|vision_model|visual)\.")
-# Those that no language model sees: SigLIP's pooling, computed tables, and the rows' ends of tiles.
+# Tensors that llama.cpp does not use: SigLIP's pooling head, constant tables, LLaVA's newline
+# token.
 UNUSED = re.compile(r"^v/head\.|position_ids$|rotary_pos_emb\.inv_freq$|^image_newline$")
 LAYER = r"^v/(?:encoder\.layers|blocks)\.(\d+)\."
-# What names of the folder's tensors begin with, and what that becomes in a GGUF.
+# Pattern of the beginning of a tensor's name -> its replacement in a GGUF.
 GGUF_NAMES = {
     r"^v/embeddings\.class_embedding$": "v.class_embd",
     r"^v/embeddings\.patch_embedding\.": "v.patch_embd.",
     r"^v/embeddings\.position_embedding\.": "v.position_embd.",
-    r"^v/pre_layrnorm\.": "v.pre_ln.",  # it is spelled so
+    r"^v/pre_layrnorm\.": "v.pre_ln.",  # transformers' spelling
     r"^v/(post_layernorm|merger\.ln_q)\.": "v.post_ln.",
     LAYER + r"(?:layer_)?norm([12])\.": r"v.blk.\1.ln\2.",
     LAYER + r"self_attn\.([qkv])_proj\.": r"v.blk.\1.attn_\2.",
@@ -48,7 +49,7 @@ GGUF_NAMES = {
     r"^connector\.modality_projection\.proj\.": "mm.model.fc.",
 }
 NORMS = ("ln1.weight", "ln2.weight")
-# By the type of the projector, in addition to those of the layers.
+# Tensors outside of layers that a projector's family needs.
 REQUIRED_TENSORS = {
     "mlp": ("v.position_embd.weight", "mm.0.weight", "mm.0.bias", "mm.2.weight", "mm.2.bias"),
     "idefics3": ("v.position_embd.weight", "v.post_ln.weight", "mm.model.fc.weight"),
@@ -75,23 +76,24 @@ def plan_vision_tensors(
     tensors: Mapping[str, HFTensor],
     type_: GGMLQuantizationType,
 ) -> list[PlannedTensor]:
-    """Return an mmproj's tensors. Raises ReellamaError when one is missing or has no place."""
+    """Return an mmproj's tensors, sorted. Raises ReellamaError for a missing tensor, for one that
+    llama.cpp does not have, and for a shape that contradicts config.json."""
     plan = [
         planned
         for name, tensor in tensors.items()
         if VISION_TENSORS.match(name)
         for planned in _plan(encoder, name, tensor, type_)
     ]
-    found = {tensor.name for tensor in plan}
-    # A layer has what any other has, whichever that is.
-    kinds = {re.sub(r"^v\.blk\.\d+\.", "", name) for name in found if name.startswith("v.blk.")}
+    names = {tensor.name for tensor in plan}
+    # Each layer must have the kinds of tensors that any layer has.
+    kinds = {re.sub(r"^v\.blk\.\d+\.", "", name) for name in names if name.startswith("v.blk.")}
     kinds |= {"attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_out.weight"}
     kinds |= {"ffn_up.weight", "ffn_down.weight", *NORMS}
-    wanted = {f"v.blk.{layer}.{kind}" for layer in range(encoder.n_layer) for kind in kinds}
-    wanted |= {"v.patch_embd.weight", *REQUIRED_TENSORS[encoder.projector]}
+    required = {f"v.blk.{layer}.{kind}" for layer in range(encoder.n_layer) for kind in kinds}
+    required |= {"v.patch_embd.weight", *REQUIRED_TENSORS[encoder.projector]}
     if encoder.class_token:
-        wanted |= {"v.class_embd", "v.pre_ln.weight", "v.pre_ln.bias"}
-    if missing := sorted(wanted - found):
+        required |= {"v.class_embd", "v.pre_ln.weight", "v.pre_ln.bias"}
+    if missing := sorted(required - names):
         raise ReellamaError(
             f"{folder} lacks {len(missing)} of the vision encoder's tensors, among them what "
             f"becomes {missing[0]}; download it again"
@@ -101,7 +103,7 @@ def plan_vision_tensors(
 
 
 def _check_shapes(folder: Path, encoder: VisionEncoder, plan: list[PlannedTensor]) -> None:
-    """Refuse weights that are not those of config.json: llama.cpp would end the process."""
+    """Raise ReellamaError for shapes that contradict config.json, which make llama.cpp abort."""
     n_embd, patch = encoder.n_embd, encoder.patch_size
     shapes = {tensor.name: tensor.shape for tensor in plan}
     n_out = encoder.n_embd_text
@@ -124,7 +126,7 @@ def _check_shapes(folder: Path, encoder: VisionEncoder, plan: list[PlannedTensor
 def _plan(
     encoder: VisionEncoder, name: str, tensor: HFTensor, type_: GGMLQuantizationType
 ) -> Iterator[PlannedTensor]:
-    """The tensors that one of the folder becomes."""
+    """The tensors of the mmproj that are made from one of the folder's: none, one or several."""
     name = ENCODER.sub("v/", name.removeprefix("model."))
     if UNUSED.search(name):
         return
@@ -156,16 +158,17 @@ def _target(name: str) -> str | None:
 
 
 def _parts(tensor: PlannedTensor) -> Iterator[PlannedTensor]:
-    """A tensor as llama.cpp has it: queries, keys and values apart, a matrix for each frame."""
-    n_rows, *rest = tensor.shape
+    """A tensor split as in llama.cpp: into queries, keys and values, or into a matrix for each
+    frame."""
+    n_rows, *inner = tensor.shape
     if ".attn_qkv." in tensor.name:
         for i, letter in enumerate("qkv"):
             rows = np.arange(n_rows // 3) + i * (n_rows // 3)
             name = tensor.name.replace("attn_qkv", f"attn_{letter}")
-            yield replace(tensor, name=name, shape=(len(rows), *rest), rows=rows)
+            yield replace(tensor, name=name, shape=(len(rows), *inner), rows=rows)
     elif tensor.name == "v.patch_embd.weight" and len(tensor.shape) == 5:
         for frame, name in enumerate((tensor.name, tensor.name + ".1")):
-            shape = (n_rows, rest[0], *rest[2:])
+            shape = (n_rows, inner[0], *inner[2:])
             yield replace(tensor, name=name, shape=shape, frame=frame)
     else:
         yield tensor

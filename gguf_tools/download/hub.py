@@ -1,8 +1,9 @@
 """The Hugging Face hub: list the files of a repository, and download one with resumption.
 
-Sessions, tokens, addresses and errors are those of the hub's own client, which is imported late
-because that takes a second. Two things that it lacks (as of version 2) are here: resuming a
-download of an earlier process, and a limit on how long a server may make it wait.
+Sessions, tokens, addresses and errors are those of the hub's own client, huggingface_hub, which is
+imported late because its import takes a second. This module adds what the client lacks (as of
+version 2): to resume a download of an earlier process, and to limit how long a server may make it
+wait.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ T = TypeVar("T")
 MessageCallback = Callable[[str], None]
 ByteProgress = Callable[[int], None]  # bytes so far
 
-MAX_TRIES = 5  # in a row without a byte, before a download is given up
+MAX_TRIES = 5  # in a row without a byte, before a download fails
 FIRST_PAUSE = 1.0  # seconds before the second try; twice as long before each one after that
 MAX_WAIT = 310.0  # seconds that a server may ask for; the hub counts requests in 5 minutes
 # "nothing remaining, for so many seconds": draft-ietf-httpapi-ratelimit-headers-09.
@@ -35,7 +36,7 @@ TRUE = {"1", "ON", "YES", "TRUE"}  # how the hub's client spells it
 
 
 class HubError(GGUFError):
-    """The hub cannot be reached, or does not give what was asked for."""
+    """The hub cannot be reached, or does not have or give the file."""
 
 
 class Unreachable(HubError):
@@ -72,9 +73,9 @@ def endpoint() -> str:
 
 
 def list_files(repo: str, report: MessageCallback, revision: str = "") -> list[str]:
-    """Return the names of all files of a repository, with their folders.
+    """Return the paths of all files in a repository.
 
-    Raises HubError, which says what to do, and Unreachable when nothing answers.
+    Raises HubError, which says what to do, and Unreachable if the hub does not answer.
     """
     _check_online(repo)
     from huggingface_hub import HfApi
@@ -96,28 +97,28 @@ def file_info(repo: str, name: str, report: MessageCallback, revision: str = "")
 
     url = hf_hub_url(repo, name, revision=revision or None, endpoint=endpoint())
     ask = partial(get_hf_file_metadata, url, timeout=_timeout(), endpoint=endpoint())
-    found = _with_retries(ask, repo, report)
-    if not found.commit_hash or found.size is None:
+    metadata = _with_retries(ask, repo, report)
+    if not metadata.commit_hash or metadata.size is None:
         raise _no_hub()
-    etag = found.etag or ""
+    etag = metadata.etag or ""
     if not HASH.fullmatch(etag):
         raise HubError(f"the hub has no hash of {repo}/{name}, so a download could not be checked")
-    url = hf_hub_url(repo, name, revision=found.commit_hash, endpoint=endpoint())
-    return HubFile(repo, name, found.commit_hash, etag, found.size, url, revision)
+    url = hf_hub_url(repo, name, revision=metadata.commit_hash, endpoint=endpoint())
+    return HubFile(repo, name, metadata.commit_hash, etag, metadata.size, url, revision)
 
 
 def download(file: HubFile, part: Path, progress: ByteProgress, report: MessageCallback) -> None:
-    """Download the rest of a file to `part`, which holds its beginning or does not exist.
+    """Download the rest of a file to `part`, which has its beginning or does not exist.
 
-    On an error `part` keeps what was downloaded, and the next call resumes there. Raises
-    HubError when the hub does not give it, and OSError when it cannot be written.
+    After an error `part` stays, and the next call resumes there. Raises HubError if the download
+    fails, and OSError if `part` cannot be written.
     """
     with part.open("ab") as out:
         if out.tell() > file.size:
             _empty(out)
         try:
             while out.tell() < file.size:
-                # Fails only where not a byte has come: after each that has, counting starts again.
+                # `_read_some` fails only if it got no byte, so tries are counted from the last one.
                 _with_retries(
                     partial(_read_some, file, out, progress), file.repo, report, tries=MAX_TRIES
                 )
@@ -270,7 +271,7 @@ def _check_online(repo: str) -> None:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """The errors of the library under the hub's client: httpx, or httpx2 from its version 2 on."""
+    """The network errors of the client's HTTP library: httpx, or httpx2 from its version 2 on."""
     from huggingface_hub import get_session
 
     library = sys.modules[type(get_session()).__module__.partition(".")[0]]

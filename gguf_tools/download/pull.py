@@ -1,8 +1,8 @@
-"""Download a model from the hub into the hub's own cache, which other tools use too.
+"""Download a model from the hub into the hub client's cache, which other tools share.
 
-A file is written as `blobs/HASH.incomplete` and renamed to HASH once its hash is right and it can
-be read as a GGUF. A pull that was stopped resumes there. The hub's client then registers the blob
-in its cache under the file's name.
+A file is written as `blobs/HASH.incomplete`, and renamed to HASH once its hash is right and its
+header can be read. A pull that was stopped resumes there. The hub's client then registers the blob
+under the file's name.
 """
 
 from __future__ import annotations
@@ -32,25 +32,29 @@ from reellama.gguf_tools.sizes import show_size
 CHUNK = 1 << 20  # bytes
 SHA1_DIGITS = 40
 
-# (what is being done, bytes done, total bytes)
-FileProgress = Callable[[str, int, int], None]
+FileProgress = Callable[[str, int, int], None]  # (activity, bytes done, total bytes)
 
 
 def pull(
     name: str,
-    progress: FileProgress = lambda what, done, total: None,
+    progress: FileProgress = lambda activity, done, total: None,
     report: hub.MessageCallback = lambda message: None,
     mmproj: str = "",
 ) -> Path:
-    """Download "owner/repo[@revision][:quantization-or-file]"; returns the path of its first file.
+    """Download the files of a model that are not in the cache yet, and return the first one's path.
 
-    All parts of a split model are downloaded, and its mmproj: of the type `mmproj` ("f16", "bf16",
-    "q8_0", "f32"), none for "none", or the largest that fits into memory with the model. What is
-    there already is not downloaded again. With HF_HUB_OFFLINE, or without a network, only files on
-    this machine are found.
+    With HF_HUB_OFFLINE, or without a network, only files on this machine are used.
 
-    Raises GGUFError, in one line, for a repository, quantization or file that is not there, a token
-    that is missing, a disk that is too small, a network that fails, or a file that is damaged.
+    Args:
+        name: "owner/repo[@revision][:quantization-or-file]".
+        progress: called while files are downloaded and checked.
+        report: receives messages.
+        mmproj: type of the mmproj to download, too: "f16", "bf16", "q8_0" or "f32"; "none" for no
+            mmproj; "" for the largest that fits into memory with the model.
+
+    Raises:
+        GGUFError: the repository, quantization or file does not exist, a token is missing, the disk
+            is too small, the network fails, or a file is damaged.
     """
     model = split_hub_name(name)
     try:
@@ -68,9 +72,9 @@ def pull(
 
 def _files_of(name: HubName, mmproj: str, report: hub.MessageCallback) -> list[HubFile]:
     """The files to download, the model's first one first, its mmproj last."""
-    repo, wanted, revision = name
+    repo, quant_or_file, revision = name
     names, where = hub.list_files(repo, report, revision), f"{HUB_PREFIX}{repo}"
-    chosen = choose_file(names, wanted, where)
+    chosen = choose_file(names, quant_or_file, where)
     parts = part_names(chosen)
     if lost := set(parts) - set(names):
         raise GGUFError(f"{where} lacks a part of {chosen}: {min(lost)}; choose another file")
@@ -79,8 +83,8 @@ def _files_of(name: HubName, mmproj: str, report: hub.MessageCallback) -> list[H
         report(f"{chosen} is one model in {len(parts)} files")
     files = [hub.file_info(repo, part, report, revision) for part in parts]
     room = memory_size() - sum(file.size for file in files)
-    found = [hub.file_info(repo, each, report, revision) for each in mmprojs]
-    chosen_mmproj = first_that_fits(found, lambda file: file.size, room)
+    candidates = [hub.file_info(repo, mmproj_name, report, revision) for mmproj_name in mmprojs]
+    chosen_mmproj = first_that_fits(candidates, lambda file: file.size, room)
     if chosen_mmproj is None:
         return files
     report(f"{chosen_mmproj.name}, its encoder of pictures, comes with it")
@@ -117,8 +121,8 @@ def _is_whole(file: HubFile) -> bool:
 
 def _check_disk(files: list[HubFile]) -> None:
     """Raises GGUFError when the disk is too small for the missing bytes of the files."""
-    there = sum(_partial(file).stat().st_size for file in files if _partial(file).exists())
-    needed = sum(file.size for file in files) - there
+    downloaded = sum(_partial(file).stat().st_size for file in files if _partial(file).exists())
+    needed = sum(file.size for file in files) - downloaded
     cache = hub_cache().absolute()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
@@ -137,8 +141,8 @@ def _fetch(file: HubFile, progress: FileProgress, report: hub.MessageCallback) -
         with _lock(file, report):
             if _is_whole(file):  # another process was quicker
                 return
-            doing = f"downloading {file.name}"
-            hub.download(file, part, lambda done: progress(doing, done, file.size), report)
+            activity = f"downloading {file.name}"
+            hub.download(file, part, lambda done: progress(activity, done, file.size), report)
             _verify(file, part, progress)
             with part.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -151,13 +155,13 @@ def _fetch(file: HubFile, progress: FileProgress, report: hub.MessageCallback) -
 
 
 def _verify(file: HubFile, part: Path, progress: FileProgress) -> None:
-    """Raise GGUFError, and remove the file, when its hash is wrong or it is no GGUF."""
-    found = digest(file, part, progress)
-    if found != file.etag:
+    """Raise GGUFError, and remove the file, if its hash is wrong or it is not a GGUF."""
+    actual = digest(file, part, progress)
+    if actual != file.etag:
         part.unlink()
         raise GGUFError(
-            f"{file} was damaged on the way: its hash is {found}, not {file.etag}; it was removed, "
-            "download it again"
+            f"{file} was damaged on the way: its hash is {actual}, not {file.etag}; it was "
+            "removed, download it again"
         )
     try:
         read_gguf(part)
@@ -171,8 +175,8 @@ def _verify(file: HubFile, part: Path, progress: FileProgress) -> None:
 
 
 def digest(file: HubFile, path: Path, progress: FileProgress) -> str:
-    """The hash that the hub names a file by."""
-    if len(file.etag) == SHA1_DIGITS:  # git's own, of files that are not in its large file storage
+    """The hash of a file of the kind that its etag is."""
+    if len(file.etag) == SHA1_DIGITS:  # git's blob hash, for files outside of Git LFS
         digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     else:
         digest = hashlib.sha256()

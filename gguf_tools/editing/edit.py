@@ -1,4 +1,4 @@
-"""Change a model's metadata, its chat template too, in a copy.
+"""Write a copy of a model with changed metadata, such as its chat template.
 
 edit("model.gguf", "mine.gguf", {"general.name": "Mine"}, template=Path("chat.jinja"))
 """
@@ -28,9 +28,9 @@ from reellama.gguf_tools.locate import find
 
 TEMPLATE = "tokenizer.chat_template"
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
-# What the layout of a file follows from: these are not for people to change.
+# Keys that describe the layout of the file and must not be changed.
 PROTECTED_KEYS = ("general.alignment", *SPLIT_KEYS)
-# Names of value types, as llama.cpp's --override-kv has them and as GGUF's specification has.
+# Names of value types, those of GGUF's specification and those of llama.cpp's --override-kv.
 TYPE_NAMES = {
     "u8": GGUFValueType.UINT8,
     "i8": GGUFValueType.INT8,
@@ -51,7 +51,8 @@ FLOATS = (GGUFValueType.FLOAT32, GGUFValueType.FLOAT64)
 
 
 class Setting(NamedTuple):
-    """A key and its new value as a person writes it; `type_` "" keeps the type, or guesses it."""
+    """A key and its new value as text. An empty `type_` keeps the type of an existing key, and
+    guesses that of a new one."""
 
     key: str
     value: str
@@ -68,9 +69,9 @@ value='1e6', type_='f32'))
         key, equals, value = text.partition("=")
         if not (key.strip() and equals):
             raise ReellamaError(f"{text!r:.60} is not KEY=VALUE or KEY=TYPE:VALUE")
-        kind, colon, rest = value.partition(":")
-        if colon and kind in TYPE_NAMES:
-            return cls(key.strip(), rest, kind)
+        type_, colon, typed_value = value.partition(":")
+        if colon and type_ in TYPE_NAMES:
+            return cls(key.strip(), typed_value, type_)
         return cls(key.strip(), value)
 
 
@@ -84,11 +85,20 @@ def edit(
     force: bool = False,
     progress: CopyProgress | None = None,
 ) -> NewFile:
-    """Write a copy of a model with keys set and removed; one that is split is joined.
+    """Write a copy of a model with keys set and removed. A split model is joined.
 
-    A key that is there keeps its type. `template` is the Jinja source of the chat template. Raises
-    ReellamaError, and writes nothing, for a value that its type does not hold, a list, a key to
-    remove that is not there, and as `model_copy.check_targets` does.
+    Args:
+        source: a name for `reellama.gguf_tools.locate.find.resolve`, or a path.
+        output: the new file.
+        settings: keys to set.
+        remove: keys to remove.
+        template: Jinja source of the new chat template.
+        force: whether to replace an existing file.
+        progress: called with the bytes copied and the total.
+
+    Raises:
+        ReellamaError: a value does not fit its type, a key to set is a list, a key to remove is
+            missing, or see `model_copy.check_targets`. No file is written.
     """
     path = find.resolve(source)
     parts = parts_of(path)
@@ -98,10 +108,9 @@ def edit(
             raise ReellamaError(f"{path} has no key {key!r:.60}")
         _check_key(key)
         del entries[key]
-    wanted = list(settings)
     if template is not None:
-        wanted.append(Setting(TEMPLATE, template, "str"))
-    for setting in wanted:
+        settings = [*settings, Setting(TEMPLATE, template, "str")]
+    for setting in settings:
         _check_key(setting.key)
         entries[setting.key] = _entry(setting, entries)
     file = NewFile(Path(output).expanduser(), entries, stored_tensors(parts))
@@ -141,7 +150,7 @@ def _guess(text: str) -> GGUFValueType:
 
 
 def _packed(setting: Setting, type_: GGUFValueType) -> bytes:
-    """The value as bytes. Raises ReellamaError where it is none of the type."""
+    """The value as bytes. Raises ReellamaError if it does not fit the type."""
     key, text, _ = setting
     name = next(name for name, number in TYPE_NAMES.items() if number == type_)
     if type_ == GGUFValueType.STRING:

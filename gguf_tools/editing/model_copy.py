@@ -1,4 +1,4 @@
-"""Write a GGUF whose tensors are copied from other files, with any metadata."""
+"""Write GGUF files with new metadata, and with tensors copied from other files."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CopyProgress = Callable[[int, int], None]  # bytes copied, total
 
 
 class StoredTensor(NamedTuple):
-    """A tensor, and the file that holds it."""
+    """A tensor and its file."""
 
     path: Path
     tensor: Tensor
 
     @property
     def info(self) -> TensorInfo:
-        """What a header says of it."""
+        """The tensor's entry in a header."""
         return TensorInfo(self.tensor.name, self.tensor.shape, self.tensor.type)
 
 
@@ -45,10 +45,10 @@ class NewFile(NamedTuple):
 
 
 def parts_of(path: Path) -> list[GGUFFile]:
-    """The headers of all files of a model, by the path of its first one.
+    """The headers of all files of a model. path: of the first one.
 
-    Raises GGUFError for a part that is missing, damaged or named otherwise, and ReellamaError for
-    an alignment that no file here is written with.
+    Raises GGUFError for a part that is missing, damaged or renamed, and ReellamaError for an
+    alignment other than the default, which cannot be written here.
     """
     first = read_gguf(path)
     check_named_as_split(first)
@@ -88,7 +88,7 @@ def check_targets(files: Sequence[NewFile], sources: Sequence[GGUFFile], *, forc
 
 
 def write_files(files: Sequence[NewFile], progress: CopyProgress | None = None) -> None:
-    """Write files one after another, each whole or not at all; what an error leaves is removed."""
+    """Write files one after another, each atomically. An error removes those written before."""
     total, done = sum(file.n_bytes for file in files), 0
     written: list[Path] = []
     try:

@@ -3,7 +3,7 @@
     split("model.gguf", max_bytes=2 * 10**9)     # model-00001-of-00003.gguf and so on
     join("model-00001-of-00003.gguf", "model.gguf")
 
-The first file has all metadata. What was split and joined is the same file, byte for byte.
+The first file has all metadata. Joining gives the original file, byte for byte.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/gguf-split
 """
 
@@ -28,7 +28,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import aligned_size, raw_entries, typed_entry
 from reellama.gguf_tools.locate import find
 
-MAX_TENSORS = 128  # of a file, where nobody says: gguf-split's default
+MAX_TENSORS = 128  # default number of tensors in a file, as in gguf-split
 MAX_FILES = 99999  # the names have five digits
 NUMBER, COUNT, TENSORS = "split.no", "split.count", "split.tensors.count"
 
@@ -43,11 +43,23 @@ def split(
     force: bool = False,
     progress: CopyProgress | None = None,
 ) -> list[NewFile]:
-    """Write a model as files of at most `max_bytes` of tensors, or of `max_tensors` of them.
+    """Write a model as several files. A tensor is never divided.
 
-    `output` is what the names begin with, by default the source's name in the current folder. A
-    tensor is never divided. Raises ReellamaError where a file exists or would hold nothing, and for
-    a disk too full.
+    Args:
+        source: a name for `reellama.gguf_tools.locate.find.resolve`, or a path.
+        output: prefix of the files' names; None for the source's name in the current folder.
+        max_bytes: largest size of the tensors in a file; None to divide by `max_tensors`.
+        max_tensors: largest number of tensors in a file.
+        dry_run: whether to write nothing.
+        force: whether to replace existing files.
+        progress: called with the bytes copied and the total.
+
+    Returns:
+        The files in order.
+
+    Raises:
+        ReellamaError: the model is split already, a file exists, a tensor is larger than
+            `max_bytes`, or the disk is too full.
     """
     path = find.resolve(source)
     parts = parts_of(path)
@@ -67,8 +79,9 @@ def split(
             TENSORS: typed_entry(TENSORS, GGUFValueType.INT32, struct.pack("<i", len(tensors))),
             COUNT: typed_entry(COUNT, GGUFValueType.UINT16, struct.pack("<H", len(groups))),
         }
-        own = {key: entry for key, entry in metadata.items() if key not in marks}
-        files.append(NewFile(prefix.with_name(name), (own if number == 0 else {}) | marks, group))
+        others = {key: entry for key, entry in metadata.items() if key not in marks}
+        entries = others | marks if number == 0 else marks
+        files.append(NewFile(prefix.with_name(name), entries, group))
     if not dry_run:
         check_targets(files, parts, force=force)
         write_files(files, progress)
@@ -87,12 +100,12 @@ def join(
     parts = parts_of(path)
     if len(parts) == 1:
         raise ReellamaError(f"{path} is one file already")
-    kept = {
+    entries = {
         key: entry
         for key, entry in raw_entries(path).items()
         if key not in (NUMBER, COUNT, TENSORS)
     }
-    file = NewFile(Path(output).expanduser(), kept, stored_tensors(parts))
+    file = NewFile(Path(output).expanduser(), entries, stored_tensors(parts))
     check_targets([file], parts, force=force)
     write_files([file], progress)
     return file

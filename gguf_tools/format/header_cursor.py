@@ -30,16 +30,16 @@ STRUCT_FORMATS = {
     GGUFValueType.INT64: "q",
     GGUFValueType.FLOAT64: "d",
 }
-PREFIX = 8  # bytes of a string's length, which stands before it
+PREFIX = 8  # bytes of the length before each string
 _LENGTH = struct.Struct("<Q")
 
 
 class PackedArray(NamedTuple):
-    """An array as the file has it, whole: its elements' type, how many, their bytes."""
+    """An array that is not unpacked yet."""
 
-    type: GGUFValueType
+    type: GGUFValueType  # of the elements
     length: int
-    data: bytes
+    data: bytes  # as in the file
 
     def unpack(self) -> list[Any]:
         """The array's elements. Bytes of a string that are not UTF-8 become U+FFFD."""
@@ -69,9 +69,9 @@ class HeaderCursor:
         self._size = size
         self._elements_left = MAX_ELEMENTS
 
-    def damaged(self, what: str) -> GGUFError:
-        """Return the error that says `what` is wrong with the file."""
-        return GGUFError(f"{self.path} is damaged: {what}; download it again")
+    def damaged(self, problem: str) -> GGUFError:
+        """Return the error for a damaged file."""
+        return GGUFError(f"{self.path} is damaged: {problem}; download it again")
 
     def take(self, n_bytes: int) -> bytes:
         """Return the next `n_bytes` bytes."""
@@ -83,15 +83,15 @@ class HeaderCursor:
         return data
 
     def number(self, format_: str) -> Any:
-        """Return the next number, of the `struct` format given."""
+        """Return the next number, in a format of `struct`."""
         (value,) = struct.unpack(format_, self.take(struct.calcsize(format_)))
         return value
 
-    def count(self, limit: int, of_what: str) -> int:
-        """Return the next 64-bit count, at most `limit`."""
+    def count(self, limit: int, noun: str) -> int:
+        """Return the next 64-bit count, at most `limit`. noun: what is counted, for the error."""
         count = self.number("<Q")
         if count > limit:
-            raise self.damaged(f"it claims to have {count:,} {of_what}")
+            raise self.damaged(f"it claims to have {count:,} {noun}")
         return count
 
     def string(self) -> str:
@@ -101,16 +101,17 @@ class HeaderCursor:
     def strings(self, count: int) -> bytes:
         """Return the bytes of the next `count` strings, with the length before each.
 
-        A vocabulary has a hundred thousand, and every command reads one: those that lie whole in a
-        block are passed without a call for each, and the one after them by itself, with its checks.
+        Every command reads a vocabulary, which may have hundreds of thousands of strings. So those
+        that lie wholly in the buffered block are skipped in one tight loop; the one that crosses
+        the block's end is read by itself, with all checks.
         """
         parts: list[bytes] = []
         while count:
-            # What the file has buffered: nothing is read twice.
+            # The file's own buffer, so that nothing is read twice.
             block = self._file.peek()[: min(self._size - self.position, self._header_left())]
-            passed, end = _whole_strings(block, count)
+            n_whole, end = _whole_strings(block, count)
             parts.append(self.take(end))
-            count -= passed
+            count -= n_whole
             if count:
                 prefix = self.take(PREFIX)
                 parts += prefix, self.take(_LENGTH.unpack(prefix)[0])
@@ -156,7 +157,7 @@ class HeaderCursor:
 
 
 def _whole_strings(block: bytes, count: int) -> tuple[int, int]:
-    """How many of `count` strings at the start of a block lie whole in it, and where they end."""
+    """How many of `count` strings at the start of a block lie wholly in it, and where they end."""
     end, whole, prefix = 0, len(block), _LENGTH.unpack_from
     for passed in range(count):
         start = end + PREFIX

@@ -12,10 +12,10 @@ from reellama.gguf_tools.format.header_cursor import PackedArray
 
 
 class HeaderMetadata(Mapping[str, Any]):
-    """An int, float, bool, str, or a list of one of these, for each key. It cannot be changed.
+    """The values of a header by key: int, float, bool, str, or a list of one of these. Immutable.
 
-    Lists are made when somebody looks at them: most commands need no vocabulary, and to make its
-    strings takes longer than to read all the rest of a header.
+    Lists are unpacked at their first access. Most commands do not need the vocabulary, and to
+    unpack its strings takes longer than to read the rest of a header.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -28,7 +28,7 @@ class HeaderMetadata(Mapping[str, Any]):
         return value
 
     def text(self, key: str, index: int) -> str | None:
-        """One of a list of texts, without making those after it; None where there is none."""
+        """The element `index` of a list of texts, without unpacking those after it; else None."""
         value = self._values.get(key)
         if isinstance(value, PackedArray) and value.type == GGUFValueType.STRING:
             if 0 <= index < value.length:

@@ -1,7 +1,6 @@
-"""Write GGUF headers, with metadata copied from other files byte by byte.
+"""Write GGUF headers, whose metadata may be copied from other files byte by byte.
 
-A copy of a model must keep every key with its exact type, unknown keys and types included, so their
-entries are copied as bytes.
+Copying entries as bytes keeps every key with its exact type, even unknown ones.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -21,7 +20,7 @@ Value = bool | int | float | str | Sequence[str]
 
 
 class TensorInfo(NamedTuple):
-    """A tensor to be written: its shape as ggml has it, the length of a row first."""
+    """A tensor to be written. The shape is in ggml's order: the length of a row first."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,7 +37,7 @@ class TensorInfo(NamedTuple):
 
 
 def raw_entries(path: Path) -> dict[str, bytes]:
-    """Return the metadata of a GGUF file, each entry (key, type, value) as its bytes.
+    """Return the metadata of a GGUF file: the bytes of each entry (key, type, value) by key.
 
     Raises GGUFError, as `read_gguf`.
     """
@@ -77,7 +76,7 @@ def value_type(key: str, entry: bytes) -> GGUFValueType:
 
 
 def metadata_entries(values: Mapping[str, Value]) -> dict[str, bytes]:
-    """Return entries, to add to those of `raw_entries` or for a new file."""
+    """Return the entries of several keys, in the form of `raw_entries`."""
     return {key: metadata_entry(key, value) for key, value in values.items()}
 
 

@@ -1,6 +1,7 @@
-"""What in a sound header makes llama.cpp end the process that loads the file: one line each.
+"""Detect headers that are well-formed but make llama.cpp abort the process.
 
-Its loader asserts these instead of refusing the file (src/llama-vocab.cpp, src/llama-model.cpp).
+llama.cpp's loader asserts these conditions instead of returning an error (src/llama-vocab.cpp,
+src/llama-model.cpp).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile
 
-REPLACED = "\ufffd"  # stands for bytes that are not UTF-8, which may differ
+REPLACED = "\ufffd"  # in place of bytes that are not UTF-8; equal texts may be different bytes
 MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS of src/llama-hparams.h
 
 
@@ -38,14 +39,14 @@ def _token_problems(file: GGUFFile) -> Iterator[str]:
 def _expert_problems(file: GGUFFile) -> Iterator[str]:
     n_expert = _number(file, "expert_count")
     used = file.metadata.get(f"{file.metadata.get('general.architecture')}.expert_used_count", 0)
-    most = max(used, default=0) if isinstance(used, list) else used
-    if not isinstance(most, int):
-        return  # of another type: llama.cpp refuses it by itself
+    n_used = max(used, default=0) if isinstance(used, list) else used
+    if not isinstance(n_used, int):
+        return  # llama.cpp itself refuses another type
     if n_expert > MAX_EXPERTS:
         yield f"it has {n_expert:,} experts a layer, and llama.cpp takes {MAX_EXPERTS} at most"
-    if most > n_expert:
-        yield f"it uses {most:,} experts for a token, and has {n_expert:,}; its header is damaged"
-    if n_expert > 0 and most <= 0:
+    if n_used > n_expert:
+        yield f"it uses {n_used:,} experts for a token, and has {n_expert:,}; its header is damaged"
+    if n_expert > 0 and n_used <= 0:
         yield f"it has {n_expert:,} experts and uses none of them; its header is damaged"
 
 

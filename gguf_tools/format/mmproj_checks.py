@@ -1,7 +1,7 @@
-"""Why an mmproj cannot be used, by itself or with an LLM: one line each, from the headers alone.
+"""Detect an mmproj that cannot be used, by itself or with an LLM, from the headers.
 
-libmtmd crashes on some of these files, and says of others no more than that they failed to load.
-Weights that are not numbers are looked for in `reellama.gguf_tools.inspection.nonfinite_weights`.
+libmtmd crashes on some of these files, and does not say why others fail to load. To detect weights
+that are not finite, see `reellama.gguf_tools.inspection.nonfinite_weights`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.format.vision_projector import is_known
 
 ANOTHER = "give its own with --mmproj, or pull the model again"
-# The types in which libmtmd reads keys; another one ends the process.
+# The types that libmtmd expects of keys; another type aborts the process.
 KEY_TYPES = {
     GGUFValueType.BOOL: re.compile(r"clip\.(has_\w+_encoder|use_gelu|use_silu)"),
     GGUFValueType.INT32: re.compile(r"clip\.minicpmv_version"),
@@ -37,10 +37,7 @@ KEY_TYPES = {
 
 
 def check_mmproj(llm: GGUFFile, mmproj: GGUFFile) -> None:
-    """Raise GGUFError, in one line, when an mmproj cannot see for an LLM.
-
-    `read_gguf`, which both have passed, refuses files that are cut off or damaged.
-    """
+    """Raise GGUFError if an mmproj cannot be used with an LLM."""
     for problem in mmproj_problems(mmproj):
         raise GGUFError(problem)
     header = mmproj_header(mmproj)
@@ -53,9 +50,9 @@ def check_mmproj(llm: GGUFFile, mmproj: GGUFFile) -> None:
 
 
 def mmproj_problems(file: GGUFFile) -> list[str]:
-    """What makes a file useless as an mmproj, whatever the LLM; nothing for most."""
+    """Why a file cannot be used as an mmproj, whatever the LLM; empty if it can."""
     header = mmproj_header(file)
-    # An LLM's file may hold its projector too, under the same keys.
+    # An LLM's file may include its projector, under the same keys.
     if not is_mmproj(file.metadata) and not header.has_vision:
         return [f"{file.path} is not an mmproj: it holds no vision encoder; {ANOTHER}"]
     if not header.has_vision:
@@ -83,18 +80,19 @@ def mmproj_problems(file: GGUFFile) -> list[str]:
 
 
 def is_same_width(llm: GGUFFile, header: MmprojHeader) -> bool:
-    """Whether tokens of a picture have as many numbers as the LLM takes for one."""
+    """Whether the tokens of a picture are as wide as the LLM's soft tokens."""
     return header.width is not None and soft_token_width(llm) == _total(header)
 
 
 def soft_token_width(llm: GGUFFile) -> int:
-    """How many numbers an LLM takes for a token that comes as an embedding.
+    """The width of an LLM's soft tokens.
 
-    It is `n_embd`, but for models that add further embeddings in their first layers (Qwen3-VL's
-    deepstack, https://arxiv.org/abs/2406.04334). Raises GGUFError for what is no language model.
+    It is `n_embd`, except for models that add further embeddings in their first layers (Qwen3-VL's
+    deepstack, https://arxiv.org/abs/2406.04334). Raises GGUFError for a file that is not an LLM.
     """
-    more = llm.metadata.get(f"{llm.architecture}.n_deepstack_layers")
-    return llm.n_embd * (1 + (more if type(more) is int and more > 0 else 0))
+    n_deepstack = llm.metadata.get(f"{llm.architecture}.n_deepstack_layers")
+    has_deepstack = type(n_deepstack) is int and n_deepstack > 0
+    return llm.n_embd * (1 + n_deepstack if has_deepstack else 1)
 
 
 def _total(header: MmprojHeader) -> int:

@@ -3,8 +3,8 @@
     header = mmproj_header(read_gguf("mmproj-SmolVLM2-F16.gguf"))
     header.projector_type, header.n_tokens(), header.width        # ("idefics3", 64, 2048)
 
-Keys and defaults are those of llama.cpp's `tools/mtmd/clip.cpp`. What a header says wrongly becomes
-None here; `reellama.gguf_tools.format.mmproj_checks` says what makes a file useless.
+Keys and defaults are those of llama.cpp's `tools/mtmd/clip.cpp`. Invalid values of a header become
+None here; `reellama.gguf_tools.format.mmproj_checks` detects files that cannot be used.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ DEEPSTACK = re.compile(r"v\.deepstack\.(\d+)\.fc1\.weight")
 
 @dataclass(frozen=True)
 class MmprojHeader:
-    """What a header says of seeing; fields that it lacks, or says wrongly, are None.
+    """The vision side of a header. Fields that are missing or invalid in the file are None.
 
     Attributes:
-        projector_type: "" where the header names none.
-        family: what is known of the projector, None for one that is not in FAMILIES.
-        image_size: pixels on a side of the square that the tower takes, 0 for any size.
-        patch_size: pixels on a side of a patch.
-        merge: patches on a side that become one token.
-        n_queries: tokens of a picture where they are no grid.
-        token_range: fewest and most tokens of a picture of any size.
+        path: of the file.
+        has_vision, has_audio: whether the file has such an encoder.
+        projector_type: "" if the header has none.
+        family: of the projector; None for one that is not in FAMILIES.
+        image_size: side of the tower's square input in pixels, 0 for any size.
+        patch_size: side of a patch in pixels.
+        merge: patches on a side of the square that becomes one token.
+        n_queries: tokens of a picture, for tokens that lie on no grid.
+        token_range: fewest and most tokens of a picture, for towers that take any size.
         tower_width, tower_layers: of the vision encoder.
-        width: how many numbers a token has, to be as many as an embedding of the LLM.
+        width: of a token; it must be the width of the LLM's embeddings.
         n_deepstack: further embeddings of each token, for the first layers of the LLM (Qwen3-VL).
-        image_mean, image_std: of red, green and blue, subtracted and divided by.
+        image_mean, image_std: of red, green and blue, to normalize pixels with.
         has_tiles: whether llama.cpp cuts large pictures into tiles.
         has_row_end: whether a token follows each row but the last.
     """
@@ -71,14 +73,14 @@ class MmprojHeader:
 
     @property
     def token_side(self) -> int | None:
-        """Pixels on a side of the square that becomes one token."""
+        """Side in pixels of the square that becomes one token."""
         return self.patch_size * self.merge if self.patch_size else None
 
     def grid(self, size: tuple[int, int] | None = None) -> tuple[int, int] | None:
-        """Rows and columns of tokens of a picture, None where they are no grid.
+        """Rows and columns of the tokens of a picture; None if they lie on no grid.
 
-        `size` is (width, height) in pixels as the tower gets it, for families that take any size;
-        the others, which scale every picture to one size, need none.
+        size: width and height of the tower's input in pixels, for families that take any size.
+        Others scale every picture to one size, and ignore it.
         """
         if self.family is None or not self.family.is_grid or not self.token_side:
             return None
@@ -92,7 +94,7 @@ class MmprojHeader:
         return height // self.token_side, width // self.token_side
 
     def n_tokens(self, size: tuple[int, int] | None = None) -> int | None:
-        """How many tokens a picture, or a tile of one, becomes; None where that is not known."""
+        """The number of tokens of a picture, or of a tile; None if it is unknown."""
         if self.family and not self.family.is_grid:
             return self.n_queries
         grid = self.grid(size)
@@ -104,7 +106,7 @@ class MmprojHeader:
 
 
 def mmproj_header(file: GGUFFile) -> MmprojHeader:
-    """Return what the header of any GGUF says of seeing."""
+    """Return the vision side of a GGUF's header, which need not be that of an mmproj."""
     metadata = file.metadata
     projector_type = _projector_type(file)
     family = FAMILIES.get(projector_type)
@@ -152,19 +154,19 @@ def is_mmproj_file(path: Path) -> bool:
             if cursor.take(len(MAGIC)) != MAGIC or cursor.number("<I") not in VERSIONS:
                 return False
             cursor.number("<Q")
-            found: dict[str, Any] = {}
+            metadata: dict[str, Any] = {}
             for _ in range(cursor.count(MAX_KEYS, "keys")):
                 key = cursor.string()
                 if key.startswith("tokenizer."):
                     break
-                found[key] = cursor.value()
-            return is_mmproj(found)
+                metadata[key] = cursor.value()
+            return is_mmproj(metadata)
     except (OSError, ValueError, GGUFError):
         return False
 
 
 def has_builtin_tower(file: GGUFFile) -> bool:
-    """Whether an LLM's own file holds a vision encoder, as Ollama writes some models."""
+    """Whether an LLM's own file includes a vision encoder, as in some of Ollama's models."""
     return not is_mmproj(file.metadata) and any(name.startswith("v.") for name in file.tensors)
 
 
@@ -180,7 +182,7 @@ def _projector_type(file: GGUFFile) -> str:
 
 
 def _width(file: GGUFFile, family: ProjectorFamily | None) -> int | None:
-    """The width of a token: of the projector's last tensor, or else what the header says."""
+    """The width of a token: that of the projector's last tensor, or else the header's value."""
     if family:
         name, axis = family.width_at
         tensor = file.tensors.get(name)
@@ -190,9 +192,10 @@ def _width(file: GGUFFile, family: ProjectorFamily | None) -> int | None:
 
 
 def _queries(metadata: Mapping[str, Any]) -> int:
-    told = _number(metadata, "clip.minicpmv_query_num")
-    short = _number(metadata, "clip.minicpmv_version") in SHORT_VERSIONS
-    return told or (SHORT_QUERIES if short else LONG_QUERIES)
+    """The number of queries of MiniCPM-V's resampler; older files have only a version."""
+    stored = _number(metadata, "clip.minicpmv_query_num")
+    is_short = _number(metadata, "clip.minicpmv_version") in SHORT_VERSIONS
+    return stored or (SHORT_QUERIES if is_short else LONG_QUERIES)
 
 
 def _token_range(

@@ -48,6 +48,6 @@ def quantization(file: GGUFFile) -> str:
 
 
 def bits_per_weight(tensors: Collection[Tensor]) -> float:
-    """Return how many bits a number takes on average, 0.0 where there is none."""
+    """Return the average number of bits of an element; 0.0 for no tensors."""
     n_elements = sum(tensor.n_elements for tensor in tensors)
     return 8 * sum(tensor.n_bytes for tensor in tensors) / n_elements if n_elements else 0.0

@@ -1,8 +1,8 @@
 """Read and validate a GGUF file's header, and read its token embeddings.
 
-llama.cpp and `gguf.GGUFReader` trust the counts and lengths in a header. A truncated or malicious
-file is refused here with one line, before they open it. Only the header is read, a few MB however
-large the file.
+llama.cpp and `gguf.GGUFReader` trust the counts and lengths in a header. This module refuses a
+truncated or malicious file with a one-line error before they open it. It reads only the header,
+which has a few MB however large the file is.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from reellama.gguf_tools.format.header_cursor import BLOCK, HeaderCursor
 from reellama.gguf_tools.format.header_metadata import HeaderMetadata
 from reellama.gguf_tools.format.tensor_types import REMOVED, tensor_type
 
-if TYPE_CHECKING:  # a header is read without it
+if TYPE_CHECKING:  # numpy is imported late: reading a header does not need it
     import numpy as np
 
 T = TypeVar("T")
 
 MAGIC = b"GGUF"
-LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer of Git LFS begins
+LFS = b"version https://git-lfs.github.com/spec/"  # the first bytes of a Git LFS pointer
 VERSIONS = (2, 3)  # version 1 had 32-bit counts and lived for six weeks of 2023
 DEFAULT_ALIGNMENT = 32  # bytes, where the key general.alignment is absent
 MAX_ALIGNMENT = 1 << 20  # files in use have 32 to 4096
@@ -43,9 +43,9 @@ MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_NAME = 64  # GGML_MAX_NAME, bytes; names of architectures are shorter still
 TOKEN_EMBEDDINGS = "token_embd.weight"
 
-# Architectures that multiply the embeddings of token ids by sqrt(n_embd) inside llama.cpp's graph,
-# but not the embeddings of a batch of embeddings. The first Gemmas multiply both, and so do models
-# with a scale of their own (Granite, MiniCPM, Grok): they need nothing here.
+# Architectures whose graph in llama.cpp multiplies the embeddings of token ids by sqrt(n_embd), but
+# not the embeddings of a batch of embeddings. The first Gemmas, and models with another scale
+# (Granite, MiniCPM, Grok), multiply both.
 SCALES_TOKENS_ONLY = frozenset({"gemma3", "gemma3n", "gemma4", "gemma-embedding"})
 
 
@@ -54,28 +54,33 @@ class Tensor:
     """One tensor's entry in the header."""
 
     name: str
-    shape: tuple[int, ...]  # as ggml has it: the length of a row first
+    shape: tuple[int, ...]  # in ggml's order: the length of a row first
     type: GGMLQuantizationType
     offset: int  # of its first byte, from the start of the file
     n_bytes: int
 
     @property
     def n_elements(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """The header of a GGUF file, with every tensor's extent checked to lie inside the file.
+    """The header of a GGUF file. All tensors lie inside the file.
 
-    `metadata` maps keys to int, float, bool, str, or a list of one of these. `spans` says where
-    each entry (key, type, value) lies in the file: its first byte, and the one behind its last.
+    Attributes:
+        path: of the file.
+        version: of the format.
+        size: of the whole file in bytes.
+        metadata: int, float, bool, str, or a list of one of these, by key.
+        tensors: by name.
+        spans: the range of bytes of each metadata entry (key, type, value) in the file, by key.
     """
 
     path: Path
     version: int
-    size: int  # bytes of the whole file
+    size: int
     metadata: HeaderMetadata
     tensors: dict[str, Tensor]
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -96,7 +101,7 @@ class GGUFFile:
 
     @cached_property
     def n_layer(self) -> int:
-        """How many layers (blocks) there are, the output layer not counted."""
+        """Number of layers (blocks), without the output layer."""
         n_layer = self.hparam("block_count")
         if n_layer > MAX_LAYERS:
             raise GGUFError(f"{self.path} is damaged: it claims to have {n_layer:,} layers")
@@ -104,7 +109,7 @@ class GGUFFile:
 
     @cached_property
     def n_ctx_train(self) -> int:
-        """How many positions the model was trained on."""
+        """Context length that the model was trained with."""
         return self.hparam("context_length")
 
     @property
@@ -115,10 +120,10 @@ class GGUFFile:
 
     @property
     def embedding_scale(self) -> float:
-        """What to multiply a row of the token embeddings by, so that it acts as its token.
+        """The factor on a row of the token embeddings that makes it act as its token.
 
-        Soft tokens enter the graph after the point where some architectures (Gemma 3) multiply
-        token embeddings by sqrt(n_embd). For these it is sqrt(n_embd), for all others 1.0.
+        Some architectures (Gemma 3) multiply token embeddings by sqrt(n_embd) before soft tokens
+        enter the graph. For these the factor is sqrt(n_embd), for all others 1.0.
         """
         return math.sqrt(self.n_embd) if self.architecture in SCALES_TOKENS_ONLY else 1.0
 
@@ -131,7 +136,7 @@ class GGUFFile:
         return value
 
     def token(self, name: str) -> str:
-        """Return the text of a special token ("bos", "eos", "unknown"), "" where there is none."""
+        """Return the text of a special token ("bos", "eos", "unknown"), or ""."""
         index = self.metadata.get(f"tokenizer.ggml.{name}_token_id")
         if not isinstance(index, int):
             return ""
@@ -148,23 +153,24 @@ class GGUFFile:
         return value
 
 
-# Headers that were read last, by the file's path and stamp: a vocabulary takes some time to read,
-# and several parts of a program look at the same file.
+# The headers read last, by the file's path and stamp. A vocabulary takes some time to read, and
+# several parts of a program need the header of the same file.
 _header_cache: dict[tuple[Path, int, int, int, int], GGUFFile] = {}
 MAX_CACHED_HEADERS = 4
-MAX_CACHED_BYTES = 16 << 20  # of one header
-SETTLED = 2 * 10**9  # nanoseconds after which a file's date tells of every change to it
+MAX_CACHED_BYTES = 16 << 20  # of a header; larger ones are not cached
+# Nanoseconds. A file modified more recently may change again without another modification time.
+SETTLED = 2 * 10**9
 
 
 def read_gguf(path: str | Path) -> GGUFFile:
-    """Read and check the header of a GGUF file; no tensor's data is read.
+    """Read and check the header of a GGUF file, without the tensors' data.
 
-    Raises GGUFError, in one line, for a file that is missing, unreadable, cut off, damaged, of a
-    version or tensor type that is not known, or not GGUF at all.
+    Raises GGUFError, with a one-line message, for a file that is missing, unreadable, truncated,
+    damaged, not a GGUF, or of an unknown version or tensor type.
     """
     path = Path(path).expanduser()
     try:
-        # Not a pipe or a device, whose open or read might never return.
+        # Refuse pipes and devices, which might block forever.
         file_stat = os.stat(path)
         if not stat.S_ISREG(file_stat.st_mode):
             raise GGUFError(f"{path} is not a regular file; give the path of a .gguf file")
@@ -180,7 +186,6 @@ def read_gguf(path: str | Path) -> GGUFFile:
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise GGUFError(f"cannot read {path}: {reason}") from error
-    # A file that was just written may be written once more without another date.
     settled = time.time_ns() - file_stat.st_mtime_ns > SETTLED
     if settled and cursor.position <= MAX_CACHED_BYTES:
         _header_cache[key] = header.copy()
@@ -192,8 +197,8 @@ def read_gguf(path: str | Path) -> GGUFFile:
 def token_embeddings(path: str | Path, ids: Sequence[int] | None = None) -> np.ndarray:
     """Return rows of `token_embd.weight`, dequantized: float32 `[len(ids) or n_vocab, n_embd]`.
 
-    Only the rows asked for are read. `GGUFFile.embedding_scale` is not applied. Raises GGUFError
-    when the file has no such tensor, and IndexError for an id outside the vocabulary.
+    ids: of the rows to read; None for all. `GGUFFile.embedding_scale` is not applied. Raises
+    GGUFError if the file has no such tensor, and IndexError for an id outside of the vocabulary.
     """
     import numpy as np
     from gguf.quants import dequantize
@@ -233,10 +238,10 @@ def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
         raise GGUFError(f"{path} is not a GGUF file; give the path of a .gguf file")
     version = cursor.number("<I")
     if version not in VERSIONS:
-        # Versions are small numbers: where only the last two bytes hold one, they come first.
+        # A big-endian file's small version number is in the other two bytes.
         swapped = version and not version & 0xFFFF
-        what = "big-endian" if swapped else f"GGUF version {version}"
-        raise GGUFError(f"{path} is {what}, which is not supported; convert the model again")
+        format_ = "big-endian" if swapped else f"GGUF version {version}"
+        raise GGUFError(f"{path} is {format_}, which is not supported; convert the model again")
     n_tensors = cursor.count(MAX_TENSORS, "tensors")
     metadata, spans = _read_metadata(cursor, cursor.count(MAX_KEYS, "keys"))
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -253,7 +258,7 @@ def _read_header(cursor: HeaderCursor, size: int, path: Path) -> GGUFFile:
 def _read_metadata(
     cursor: HeaderCursor, n_keys: int
 ) -> tuple[HeaderMetadata, dict[str, tuple[int, int]]]:
-    """The values, and where their entries lie."""
+    """The values by key, and the spans of their entries."""
     values: dict[str, Any] = {}
     spans: dict[str, tuple[int, int]] = {}
     for _ in range(n_keys):
@@ -293,7 +298,7 @@ def _read_tensors(cursor: HeaderCursor, n_tensors: int, alignment: int) -> dict[
 
 
 def _check_extents(cursor: HeaderCursor, tensors: list[Tensor], size: int) -> None:
-    """Check that no tensor reaches beyond the end of the file or into another."""
+    """Raise GGUFError if a tensor reaches beyond the end of the file or into another."""
     tensors.sort(key=lambda tensor: tensor.offset)
     end = max((tensor.offset + tensor.n_bytes for tensor in tensors), default=0)
     if end > size:
@@ -301,9 +306,9 @@ def _check_extents(cursor: HeaderCursor, tensors: list[Tensor], size: int) -> No
             f"{cursor.path} is cut off: it has {size:,} bytes of at least {end:,}; "
             "download it again"
         )
-    for one, other in pairwise(tensors):
-        if one.offset + one.n_bytes > other.offset:
-            raise cursor.damaged(f"tensors {one.name!r} and {other.name!r} overlap")
+    for first, second in pairwise(tensors):
+        if first.offset + first.n_bytes > second.offset:
+            raise cursor.damaged(f"tensors {first.name!r} and {second.name!r} overlap")
 
 
 def _measure(
@@ -314,12 +319,12 @@ def _measure(
         type_ = tensor_type(type_id)
     except ValueError:
         removed = REMOVED.get(type_id)
-        what = (
+        problem = (
             f"type {removed}, which llama.cpp reads no longer; download or convert the model again"
             if removed
             else f"type {type_id}, which is not known here; update the package: pip install -U gguf"
         )
-        raise GGUFError(f"{cursor.path}: tensor {name!r} is of {what}") from None
+        raise GGUFError(f"{cursor.path}: tensor {name!r} is of {problem}") from None
     block, block_bytes = GGML_QUANT_SIZES[type_]
     n_elements = math.prod(shape)
     if n_elements <= 0 or n_elements >= 1 << 63:

@@ -1,4 +1,4 @@
-"""A model in several files, `big-00001-of-00003.gguf` and so on, read as one."""
+"""Read the headers of a split model (`big-00001-of-00003.gguf` and so on) as one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +9,7 @@ from reellama.gguf_tools.format.split_names import part_names
 
 
 def check_named_as_split(file: GGUFFile) -> None:
-    """Raise GGUFError for one of several files of a model whose name does not say so.
-
-    llama.cpp, and everything here, finds the others by their names.
-    """
+    """Raise GGUFError for a renamed file of a split model, whose others are found by their names."""
     count = file.metadata.get("split.count")
     if isinstance(count, int) and count > 1 and len(part_names(file.path.name)) != count:
         number = file.metadata.get("split.no")
@@ -24,11 +21,11 @@ def check_named_as_split(file: GGUFFile) -> None:
 
 
 def read_model(path: str | Path) -> GGUFFile:
-    """Read the headers of all files of a model; `path` is the only one or the first.
+    """Read the headers of all files of a model. path: of the only or the first file.
 
-    The metadata is the first file's, which holds all of it. `size` is that of all files together,
-    and a tensor's `offset` counts from the start of the file that holds it. Raises GGUFError when
-    one of the files is missing, damaged or named otherwise, or has a tensor that another has too.
+    The metadata is that of the first file, which has all of it. `size` is the sum over all files,
+    and a tensor's `offset` is within its own file. Raises GGUFError if a file is missing, damaged
+    or renamed, or if two files have the same tensor.
     """
     first = read_gguf(path)
     count = first.metadata.get("split.count")
@@ -38,8 +35,8 @@ def read_model(path: str | Path) -> GGUFFile:
     size, tensors = 0, dict[str, Tensor]()
     for name in part_names(first.path.name):
         part = first if name == first.path.name else read_gguf(first.path.with_name(name))
-        if twice := tensors.keys() & part.tensors.keys():
-            raise GGUFError(f"{part.path} is damaged: another part has {min(twice)!r} too")
+        if repeated := tensors.keys() & part.tensors.keys():
+            raise GGUFError(f"{part.path} is damaged: another part has {min(repeated)!r} too")
         size += part.size
         tensors |= part.tensors
     return replace(first, size=size, tensors=tensors)

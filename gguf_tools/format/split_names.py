@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# As llama.cpp's split tool names the files, and counts them from 1.
+# The names of llama.cpp's gguf-split, which counts from 1.
 PART_PATTERN = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Numbers as the bytes of a tensor."""
+"""Encode float32 arrays as the data of a tensor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from reellama.gguf_tools.errors import ReellamaError
 
 
 def encode_tensor(name: str, numbers: np.ndarray, type_: GGMLQuantizationType) -> np.ndarray:
-    """Return the bytes of rows of a tensor, float32 `[rows, ...]`, whose last axis is a row.
+    """Return the data of `numbers`, float32 with rows along the last axis, as a uint8 array.
 
-    Raises ReellamaError, which has the tensor's name, for a finite number that F16 cannot hold.
+    Raises ReellamaError, with the tensor's name, for a finite value too large for F16.
     """
     if type_ != GGMLQuantizationType.F16:
         return np.ascontiguousarray(quantize(numbers, type_)).view(np.uint8)

@@ -1,8 +1,8 @@
-"""Families of vision projectors: how each lays the tokens of a picture out.
+"""Families of vision projectors: how each lays out the tokens of a picture.
 
-A vision GGUF's second file, its mmproj, names its family in `clip.projector_type`. What is said
-here follows `tools/mtmd/clip.cpp` and `mtmd.cpp` of llama.cpp (as in llama-cpp-python 0.3.36). A
-family that llama.cpp has and FAMILIES lacks can be used too, with its frames in full.
+An mmproj names its family in `clip.projector_type`. The facts here come from `tools/mtmd/clip.cpp`
+and `mtmd.cpp` of llama.cpp (as in llama-cpp-python 0.3.36). A family that llama.cpp has but
+FAMILIES lacks can be used, too, with frames in full.
 """
 
 from __future__ import annotations
@@ -16,27 +16,31 @@ SPATIAL_MERGE = "clip.vision.spatial_merge_size"
 
 @dataclass(frozen=True)
 class ProjectorFamily:
-    """One family.
+    """A family of vision projectors.
 
     Attributes:
-        name: as `clip.projector_type` has it.
-        models: whose it is.
-        width_at: the tensor, and the axis of its shape as ggml has it, whose length is the width of
-            a token. The key `clip.vision.projection_dim` is wrong in files of early converters.
-        is_grid: whether tokens stand for places, row by row; else they are answers of queries.
-        merge: how many patches on a side become one token, where `merge_key` is not in the header.
-        grid_side: rows and columns of tokens, where they do not depend on the picture.
-        row_end: a tensor; where the file has it, a token follows each row but the last.
-        n_around: learned tokens before and after the grid together.
-        any_size: whether a picture keeps its shape; else it becomes a square of
+        name: the value of `clip.projector_type`.
+        models: models with such a projector.
+        width_at: a tensor, and the axis of its shape in ggml's order whose length is the width of a
+            token. The key `clip.vision.projection_dim` is wrong in files of early converters.
+        is_grid: whether tokens are cells of the picture, row by row; else they are the outputs of a
+            resampler's queries.
+        merge: patches on a side of the square that becomes one token, if the header lacks
+            `merge_key`.
+        merge_key: metadata key with that number.
+        grid_side: rows and columns of tokens, if they do not depend on the picture.
+        row_end: name of a tensor; if the file has it, a token follows each row but the last.
+        n_around: number of learned tokens before and after the grid together.
+        any_size: whether a picture keeps its aspect ratio; else it becomes a square of
             `clip.vision.image_size`.
-        token_range: fewest and most tokens of a picture that keeps its shape.
-        pixel_limits: whether the header may say other limits, `clip.vision.image_{min,max}_pixels`.
+        token_range: fewest and most tokens of a picture that keeps its aspect ratio.
+        pixel_limits: whether `clip.vision.image_{min,max}_pixels` in the header override
+            `token_range`.
         tiles: whether llama.cpp cuts large pictures into tiles, each with tokens of its own.
-        mrope: whether its LLMs have positions in time, down and to the right (M-RoPE).
-        non_causal: whether the tokens of a picture see each other in the LLM.
-        causal_widths: widths of LLMs for which they do not.
-        merged_frames: how many neighbouring frames of a video become one picture.
+        mrope: whether the LLMs use M-RoPE, with positions in time, row and column.
+        non_causal: whether the tokens of a picture attend to each other in the LLM.
+        causal_widths: widths of LLMs that are causal nevertheless.
+        merged_frames: number of neighbouring frames of a video that become one picture.
     """
 
     name: str
@@ -59,7 +63,7 @@ class ProjectorFamily:
 
 
 def _qwen(name: str, models: str) -> ProjectorFamily:
-    """One of Qwen's: M-RoPE, 2 x 2 patches a token, two frames of a video in one."""
+    """A family of Qwen's: M-RoPE, 2 x 2 patches a token, two frames a picture."""
     return ProjectorFamily(
         name,
         models,
@@ -75,7 +79,7 @@ def _qwen(name: str, models: str) -> ProjectorFamily:
 
 _ALL = (
     ProjectorFamily("mlp", "LLaVA 1.5 and 1.6, BakLLaVA", ("mm.2.weight", 1)),
-    # Written as "mlp"; a third layer with a norm before it tells it apart.
+    # Its files say "mlp", but have a third layer with a norm.
     ProjectorFamily("mlp_norm", "Yi-VL", ("mm.3.bias", 0)),
     ProjectorFamily("ldp", "MobileVLM", ("mm.model.mb_block.1.block.2.1.bias", 0), merge=2),
     ProjectorFamily("ldpv2", "MobileVLM V2", ("mm.model.peg.0.bias", 0), merge=2),
@@ -135,7 +139,7 @@ _ALL = (
         merge_key=SCALE_FACTOR,
         non_causal=True,
     ),
-    # MobileNetV5 ends in 16 x 16 places whatever the picture's size.
+    # MobileNetV5 has a grid of 16 x 16 cells whatever the picture's size.
     ProjectorFamily("gemma3nv", "Gemma 3n", ("mm.input_projection.weight", 0), grid_side=16),
     ProjectorFamily(
         "gemma4v",
@@ -190,7 +194,7 @@ _ALL = (
     ),
 )
 FAMILIES = {family.name: family for family in _ALL}
-# Others that llama.cpp has.
+# Further families that llama.cpp supports.
 OTHER_FAMILIES = frozenset(
     {
         "deepseek4v",
@@ -218,5 +222,5 @@ OTHER_FAMILIES = frozenset(
 
 
 def is_known(projector_type: str) -> bool:
-    """Whether llama.cpp, as the version named above, has a vision projector of this name."""
+    """Whether llama.cpp, in the version above, supports a vision projector of this name."""
     return projector_type in FAMILIES or projector_type in OTHER_FAMILIES

@@ -1,8 +1,8 @@
 """Convert a Hugging Face tokenizer for llama.cpp.
 
-llama.cpp has two kinds that these models use: byte-level BPE ("gpt2"), which needs the merges and
-the name of a pre-tokenizer, and SentencePiece ("llama"), which needs a score for each token. Both
-are found in tokenizer.json, the format of https://github.com/huggingface/tokenizers.
+These models use two of llama.cpp's kinds of tokenizer: byte-level BPE ("gpt2"), which needs the
+merges and the name of a pre-tokenizer, and SentencePiece ("llama"), which needs a score for each
+token. Both come from tokenizer.json, the format of https://github.com/huggingface/tokenizers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Section = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer in llama.cpp's terms."""
+    """A tokenizer in llama.cpp's form."""
 
     model: str  # "gpt2": byte-level BPE, or "llama": SentencePiece
     pre: str
@@ -48,14 +48,14 @@ class Vocabulary:
     merges: list[str] = field(default_factory=list)  # of "gpt2"
     scores: list[float] = field(default_factory=list)  # of "llama"
     space_prefix: bool = False
-    notes: list[str] = field(default_factory=list)  # where llama.cpp will tokenize otherwise
+    notes: list[str] = field(default_factory=list)  # where llama.cpp will tokenize differently
 
 
 def read_vocabulary(folder: Path, n_rows: int) -> Vocabulary:
     """Return the tokenizer of a folder for a model with `n_rows` token embeddings.
 
-    Rows without a token get one that is never used. Raises ReellamaError, in one line, for a folder
-    without a tokenizer and for one that llama.cpp cannot follow.
+    Embeddings without a token get an unused one. Raises ReellamaError if there is no tokenizer, or
+    one that llama.cpp does not support.
     """
     path = folder / "tokenizer.json"
     if path.is_file():
@@ -131,8 +131,9 @@ def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
         )
     unknown = model.get("unk_token") or ""
     tokens, types = _tokens_and_types(texts, added, n_rows, ids.get(unknown), spaces=True)
-    scores, more = scores_from_merges(texts, types, merges)
-    prefix, also = add_space_prefix(tokenizer, [texts[i] for i in texts if i not in added])
+    scores, score_notes = scores_from_merges(texts, types, merges)
+    words = [texts[i] for i in texts if i not in added]
+    prefix, prefix_notes = add_space_prefix(tokenizer, words)
     return Vocabulary(
         "llama",
         "default",
@@ -141,7 +142,7 @@ def _from_json(folder: Path, tokenizer: Section, n_rows: int) -> Vocabulary:
         special,
         scores=scores,
         space_prefix=prefix,
-        notes=notes + more + also,
+        notes=notes + score_notes + prefix_notes,
     )
 
 
@@ -161,7 +162,7 @@ def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
     scores = [*pieces.scores, *[0.0] * n_rows][:n_rows]
     ids = {text: number for number, text in texts.items()}
     special = read_special_tokens(folder, ids, None)
-    # The classes for these files put <s> in front where nothing says otherwise.
+    # By default, transformers' tokenizers of these files put <s> in front.
     special = SpecialTokens(
         special.ids,
         bool(settings.get("add_bos_token", True)) and "bos" in special.ids,
@@ -181,13 +182,16 @@ def _from_sentencepiece(folder: Path, n_rows: int) -> Vocabulary:
 
 
 def _with_rows(texts: Mapping[int, str], n_rows: int) -> tuple[dict[int, str], list[str]]:
-    """The tokens that have a row in the embeddings, and a note on those that have none."""
-    kept = {number: text for number, text in texts.items() if number < n_rows}
-    left_out = [text for number, text in texts.items() if number >= n_rows]
-    if not left_out:
-        return kept, []
-    how_many = f"{len(left_out):,} tokens of its tokenizer, {_some(left_out)}, are"
-    return kept, [f"{how_many} left out: the model has embeddings for {n_rows:,}"]
+    """The tokens that have a row in the embeddings, and a note about those that have none."""
+    with_rows = {number: text for number, text in texts.items() if number < n_rows}
+    without = [text for number, text in texts.items() if number >= n_rows]
+    if not without:
+        return with_rows, []
+    note = (
+        f"{len(without):,} tokens of its tokenizer, {_some(without)}, are left out: the model has "
+        f"embeddings for {n_rows:,}"
+    )
+    return with_rows, [note]
 
 
 def _tokens_and_types(
@@ -197,9 +201,19 @@ def _tokens_and_types(
     unknown: int | None,
     spaces: bool,
 ) -> tuple[list[str], list[TokenType]]:
-    """Return a token and its type for each row of the embeddings.
+    """Return the text and the type of the token of each row of the embeddings.
 
-    llama.cpp ends the process when two tokens have one text, so that is refused here.
+    Args:
+        texts: by token id.
+        added: entries of `added_tokens` by token id.
+        n_rows: of the embeddings.
+        unknown: id of the unknown token.
+        spaces: whether the tokenizer is SentencePiece, which writes spaces as a character of its
+            own.
+
+    Raises:
+        ValueError: two tokens have the same text, which makes llama.cpp abort, or a byte has no
+            token.
     """
     tokens, types = [], []
     for number in range(n_rows):
@@ -227,9 +241,10 @@ def _tokens_and_types(
 
 
 def _looks_special(text: str) -> bool:
-    """Whether a token is written like a special one, though its tokenizer does not mark it so.
+    """Whether a token looks like a special one, even if its tokenizer does not mark it so.
 
-    It is then made special, so that typed text never becomes it. Qwen and Gemma have such tokens.
+    Qwen and Gemma have such tokens. They become special, so that text typed by users never encodes
+    to them.
     """
     bars = ("|", "\uff5c")  # DeepSeek's are wide
     return (

@@ -1,8 +1,8 @@
 r"""llama.cpp's names for the pre-tokenizers of byte-level BPE.
 
-A GGUF holds no regular expressions: it names one of the pre-tokenizers that are compiled into
-llama.cpp. The name is looked up by the section `pre_tokenizer` of a tokenizer.json, written as a
-list of regular expressions, each of which splits the pieces of the one before it:
+A GGUF has no regular expressions: it names one of the pre-tokenizers that are compiled into
+llama.cpp. To find the name, the section `pre_tokenizer` of a tokenizer.json is written as a list of
+regular expressions, each of which splits the pieces of the one before it:
 
 - `Split` cuts off what its expression matches;
 - `Digits` is `Split` by `\p{N}`, or `\p{N}+` without `individual_digits`;
@@ -55,8 +55,8 @@ DEEPSEEK_CODER = (
     r"\p{N}",
 )
 
-# The second name is for tokenizers that `ignore_merges`: a piece that is a token is taken whole.
-# llama.cpp has not both for all; None is a kind that it lacks.
+# Names without and with `ignore_merges`, which makes a piece that is a token stay whole. None for a
+# variant that llama.cpp lacks.
 NAMES: dict[Steps, tuple[str | None, str | None]] = {
     (GPT2,): ("gpt-2", None),
     (r"\p{N}", GPT2): ("smollm", None),  # StarCoder, Command R, Granite and others as well
@@ -69,16 +69,16 @@ NAMES: dict[Steps, tuple[str | None, str | None]] = {
     DEEPSEEK3: ("deepseek-v3", None),
     DEEPSEEK_CODER: ("deepseek-coder", None),
 }
-# llama.cpp's splitter has letters where these expressions have letters with their marks.
+# llama.cpp's splitter cuts words at combining marks here, unlike the expressions above.
 WITHOUT_MARKS = frozenset({"tekken", "gpt-4o"})
 
 
 class UnsupportedTokenizerError(Exception):
-    """A part of a tokenizer that llama.cpp lacks; the message says which."""
+    """A tokenizer that llama.cpp does not support; the message says why."""
 
 
 def is_byte_level(section: Section | None) -> bool:
-    """Whether bytes are written as the 256 characters of GPT-2."""
+    """Whether a pre-tokenizer maps bytes to GPT-2's 256 characters."""
     return any(part.get("type") == "ByteLevel" for part in _parts(section))
 
 
@@ -88,19 +88,19 @@ def steps(section: Section | None) -> Steps:
 
 
 def pre_tokenizer_name(section: Section | None, ignore_merges: bool) -> tuple[str, list[str]]:
-    """Return llama.cpp's name, and notes on texts that it will tokenize otherwise.
+    """Return llama.cpp's name, and notes about texts that it will tokenize differently.
 
-    Raises UnsupportedTokenizerError when llama.cpp has none.
+    Raises UnsupportedTokenizerError if llama.cpp has no such pre-tokenizer.
     """
-    found = steps(section)
-    if found not in NAMES:
+    expressions = steps(section)
+    if expressions not in NAMES:
         known = ", ".join(sorted({name for names in NAMES.values() for name in names if name}))
-        cuts = " then ".join(found) or "nothing"
+        cuts = " then ".join(expressions) or "nothing"
         raise UnsupportedTokenizerError(
             f"llama.cpp's name for a pre-tokenizer that cuts by {cuts} is not known; "
             f"those of {known} are"
         )
-    names = NAMES[found]
+    names = NAMES[expressions]
     name = names[ignore_merges] or names[not ignore_merges] or ""
     notes = []
     if names[ignore_merges] is None:
@@ -134,11 +134,11 @@ def _step(part: Section) -> str | None:
         return r"\p{N}" if part.get("individual_digits") else r"\p{N}+"
     if kind == "Split":
         expression = (part.get("pattern") or {}).get("Regex")
-        how = part.get("behavior"), bool(part.get("invert"))
-        # To take the matches as pieces, or to remove all that is none: the expressions above leave
-        # nothing between their matches.
-        if expression and how in (("Isolated", False), ("Removed", True)):
-            # Some files have the characters themselves in place of their names.
+        behavior = part.get("behavior"), bool(part.get("invert"))
+        # Both make each match a piece. They differ in the text between matches, but the expressions
+        # above leave none.
+        if expression and behavior in (("Isolated", False), ("Removed", True)):
+            # Some files have line breaks themselves in place of their escapes.
             return str(expression).replace("\r", r"\r").replace("\n", r"\n")
     settings = ", ".join(f"{key}={value}" for key, value in part.items() if key != "type")
     raise UnsupportedTokenizerError(f"llama.cpp has no pre-tokenizer {kind}({settings})")

@@ -4,10 +4,10 @@ The file is a protocol buffer, a sequence of numbered fields:
 https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto and
 https://protobuf.dev/programming-guides/encoding/
 
-Four of its fields are needed. The package's `SentencePieceProcessor` gives neither the kind of
-model nor the dummy prefix nor which pieces a user defined. Its protobuf classes do, but each
-release of it asks for the protobuf of its day or a later one (0.2.3 for 7.36.1), which other
-packages of an environment hold back, and they take texts that are no UTF-8 and unknown types.
+The sentencepiece package does not serve here. Its `SentencePieceProcessor` reports neither the kind
+of model, nor the dummy prefix, nor which pieces a user defined. Its protobuf classes do, but each
+release needs a recent protobuf (0.2.3 needs 7.36.1), which often conflicts with other packages, and
+they accept texts that are not UTF-8 and unknown types.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class SentencePieceVocabulary:
 
 
 def read(path: Path) -> SentencePieceVocabulary:
-    """Return what a tokenizer.model holds. Raises ReellamaError when it is damaged or no BPE."""
+    """Read a tokenizer.model. Raises ReellamaError if it is damaged or not a BPE model."""
     texts, scores, types = [], [], []
-    dummy = True  # this and the next are the format's defaults
+    dummy = True  # the format's default, as is the next
     kind: Value = 1  # Unigram
     try:
         for number, value in _fields(path.read_bytes()):

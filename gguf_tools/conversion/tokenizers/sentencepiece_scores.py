@@ -1,8 +1,9 @@
-"""Token scores of SentencePiece's BPE, as llama.cpp needs them, from the merges of tokenizer.json.
+"""Token scores of SentencePiece's BPE for llama.cpp, from the merges of tokenizer.json.
 
-SentencePiece joins whichever two neighbours make the token with the best score. The merges in a
-tokenizer.json that was made from such a model are all pairs that make a token, best tokens first,
-so that a token's score is the place of its first merge. It is the same only if no pair is missing.
+SentencePiece joins the two neighbours that make the token with the best score. A tokenizer.json
+that was converted from such a model has all pairs that make a token as its merges, best tokens
+first. So the rank of a token's first merge is its score. llama.cpp tokenizes the same only if no
+pair is missing.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ SPACE = "▁"  # how SentencePiece writes a space
 def scores_from_merges(
     texts: Mapping[int, str], types: Sequence[TokenType], merges: Sequence[Sequence[str]]
 ) -> tuple[list[float], list[str]]:
-    """Return a score for each token, and notes on texts that llama.cpp will tokenize otherwise.
+    """Return the score of each token, and notes about texts that llama.cpp will tokenize
+    differently.
 
-    As SentencePiece counts, the first token that is merged has 0, the next -1, and so on, followed
-    by those that are not merged, characters.
+    As in SentencePiece, the first merged token has the score 0, the next -1, and so on, followed by
+    tokens that are not merged: single characters.
     """
     normal = [i for i, kind in enumerate(types) if kind == TokenType.NORMAL]
     ranks: dict[str, int] = {}
@@ -36,14 +38,14 @@ def scores_from_merges(
             rank = n_merged + n_characters
             n_characters += 1
         scores[number] = -float(rank)
-    known = {texts[number] for number in normal}
+    tokens = {texts[number] for number in normal}
     pairs = {(left, right) for left, right in merges}
-    loose = sum(1 for text in known if any(pair not in pairs for pair in _splits(text, known)))
-    if not loose:
+    n_other = sum(1 for text in tokens if any(pair not in pairs for pair in _splits(text, tokens)))
+    if not n_other:
         return scores, []
     note = (
-        f"llama.cpp can put {loose:,} of {len(known):,} tokens together in ways that the merges of "
-        "this tokenizer do not have: some texts will get other tokens"
+        f"llama.cpp can put {n_other:,} of {len(tokens):,} tokens together in ways that the merges "
+        "of this tokenizer do not have: some texts will get other tokens"
     )
     return scores, [note]
 
@@ -58,7 +60,8 @@ def uses_metaspace(tokenizer: Section) -> bool:
 
 
 def add_space_prefix(tokenizer: Section, texts: Sequence[str]) -> tuple[bool, list[str]]:
-    """Return whether a space is put in front of a text, and notes on where llama.cpp differs."""
+    """Return whether a tokenizer puts a space in front of a text, and notes about where llama.cpp
+    differs. texts: of the tokens that were not added."""
     notes = []
     prefix = False
     for part in _parts(tokenizer):
@@ -83,10 +86,10 @@ def add_space_prefix(tokenizer: Section, texts: Sequence[str]) -> tuple[bool, li
     return prefix, notes
 
 
-def _splits(text: str, known: set[str]) -> Iterator[tuple[str, str]]:
-    """All ways to make a token of two others."""
+def _splits(text: str, tokens: set[str]) -> Iterator[tuple[str, str]]:
+    """All pairs of tokens that make a text."""
     for i in range(1, len(text)):
-        if text[:i] in known and text[i:] in known:
+        if text[:i] in tokens and text[i:] in tokens:
             yield text[:i], text[i:]
 
 

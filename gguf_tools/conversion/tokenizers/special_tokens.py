@@ -28,11 +28,18 @@ class SpecialTokens:
 def read_special_tokens(
     folder: Path, tokens: Mapping[str, int], post_processor: Section | None
 ) -> SpecialTokens:
-    """Collect the special tokens of a folder whose vocabulary is `tokens`, ids by text.
+    """Collect the special tokens of a folder.
 
-    tokenizer_config.json has precedence over special_tokens_map.json, and both over the ids in
-    config.json. Raises ReellamaError for a beginning or an end of texts that is none of `tokens`:
-    another one in its place would change the model.
+    tokenizer_config.json takes precedence over special_tokens_map.json, and both over the ids in
+    config.json.
+
+    Args:
+        folder: the Hugging Face folder.
+        tokens: the vocabulary, ids by text.
+        post_processor: section of tokenizer.json.
+
+    Raises:
+        ReellamaError: the BOS or EOS token is not in the vocabulary.
     """
     config = read_json_if_there(folder / "tokenizer_config.json")
     names = read_json_if_there(folder / "special_tokens_map.json")
@@ -56,7 +63,7 @@ def read_special_tokens(
             if candidate in known:
                 ids.setdefault(kind, candidate)
     around = _around(post_processor, tokens)
-    if around is None:  # older tokenizers have two settings in place of a template
+    if around is None:  # older tokenizers have two settings instead of a template
         add_bos, add_eos = bool(config.get("add_bos_token")), bool(config.get("add_eos_token"))
     else:
         add_bos, add_eos = around[0] is not None, around[1] is not None
@@ -107,11 +114,11 @@ def _chat_template(folder: Path, config: Section) -> str | list[dict[str, str]] 
     older = read_json_if_there(folder / "chat_template.json").get("chat_template")
     template = _read(main) if main.is_file() else older or config.get("chat_template")
     template = template if isinstance(template, (str, list)) and template else None
-    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    if not others:
+    additional = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    if not additional:
         return template
     default = [{"name": "default", "template": template}] if isinstance(template, str) else template
-    return [*(default or ()), *({"name": p.stem, "template": _read(p)} for p in others)]
+    return [*(default or ()), *({"name": p.stem, "template": _read(p)} for p in additional)]
 
 
 def _read(path: Path) -> str:
