@@ -1,7 +1,8 @@
-"""Import packages lazily: to import one of their modules does not run the package's own code.
+"""Import modules of a package without running the package's `__init__.py`.
 
-`import llama_cpp.llama_cpp` first runs `llama_cpp/__init__.py`, with its chat formats, jinja2 and
-a disk cache; `gguf.constants` comes with YAML and what writes files. A short command needs neither.
+`import llama_cpp.llama_cpp` would run `llama_cpp/__init__.py`, which imports chat formats, jinja2
+and a disk cache; `import gguf.constants` would import YAML and file writers. Short commands need
+none of these.
 """
 
 from __future__ import annotations
@@ -20,18 +21,19 @@ _running = threading.RLock()
 
 
 class _LazyPackage(ModuleType):
-    """A package that runs its own code when something is asked of it that is no module of it."""
+    """A package whose `__init__.py` runs at the first access to an attribute that is not one of its
+    modules."""
 
     _loader: Any
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name not in PUBLIC:  # what Python's own machinery looks for
+        if name.startswith("__") and name not in PUBLIC:  # looked up by Python's import system
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name)
         inside = f"{self.__name__}.{name}"
         with _running:
             if "_loader" in vars(self) and importlib.util.find_spec(inside) is not None:
                 return importlib.import_module(inside)
-            loader = vars(self).pop("_loader", None)  # None: it runs, or it has run
+            loader = vars(self).pop("_loader", None)  # None if `__init__.py` runs or has run
             if loader is not None:
                 loader.exec_module(self)
         if name not in vars(self):
@@ -40,7 +42,7 @@ class _LazyPackage(ModuleType):
 
 
 def import_lazily(packages: Iterable[str]) -> None:
-    """Put off the code of these packages until it is needed, but for those imported already."""
+    """Make packages lazy, except those that are imported already."""
     for name in packages:
         spec = None if name in sys.modules else importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:

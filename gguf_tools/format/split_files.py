@@ -9,7 +9,7 @@ from reellama.gguf_tools.format.split_names import part_names
 
 
 def check_named_as_split(file: GGUFFile) -> None:
-    """Raise GGUFError for a renamed file of a split model, whose others are found by their names."""
+    """Raise GGUFError for a renamed file of a split model: the others are found by their names."""
     count = file.metadata.get("split.count")
     if isinstance(count, int) and count > 1 and len(part_names(file.path.name)) != count:
         number = file.metadata.get("split.no")

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Change(Generic[T]):
-    """The two values of a key or tensor that differ; None in a file that lacks it."""
+    """A key or tensor that differs: its value in each file, None if the file lacks it."""
 
     name: str
     one: T | None
@@ -26,13 +26,13 @@ class Diff:
     metadata: tuple[Change[Any], ...]
     tensors: tuple[Change[Tensor], ...]
     n_same_keys: int
-    n_same_tensors: int  # in type and shape; the numbers in them are not compared
+    n_same_tensors: int  # of the same type and shape; their data is not compared
 
     def __bool__(self) -> bool:
         return bool(self.metadata or self.tensors)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON; of two lists only the items where they first differ."""
+        """Return JSON values; of two lists only the elements where they first differ."""
         return {
             "metadata": [_metadata_json(change) for change in self.metadata],
             "tensors": [
@@ -49,7 +49,7 @@ class Diff:
 
 
 def diff(one: GGUFFile, other: GGUFFile) -> Diff:
-    """Compare two headers. Neither the data of tensors nor where it lies is compared."""
+    """Compare two headers, without the data and the offsets of tensors."""
     keys = _changes(one.metadata, other.metadata, _same)
     tensors = _changes(
         one.tensors, other.tensors, lambda a, b: (a.type, a.shape) == (b.type, b.shape)

@@ -1,4 +1,4 @@
-"""What a GGUF is, in words: an adapter, a control vector, an importance matrix, an encoder."""
+"""Describe the kind of a GGUF in a line: LoRA adapter, control vector, importance matrix, ..."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXPERTS = re.compile(r"_exps\.weight$|ffn_(?:gate|up|down)\.\d+\.weight$")  # st
 
 
 def file_kind(file: GGUFFile) -> str | None:
-    """Say in a line what a file is; None for a plain language model and for what is not known."""
+    """Return the kind of a file in a line; None for a plain language model or an unknown kind."""
     metadata = file.metadata
     if metadata.get("adapter.type") == "lora":
         return _lora(file)
@@ -33,7 +33,7 @@ def file_kind(file: GGUFFile) -> str | None:
 
 
 def active_parameters(file: GGUFFile) -> int | None:
-    """How many weights work for a token in a mixture of experts; None for other files."""
+    """Return the number of weights used for a token by a mixture of experts; None for others."""
     experts = _experts(file)
     if experts is None:
         return None
@@ -61,30 +61,30 @@ def _lora(file: GGUFFile) -> str:
         scale = f", alpha {alpha:g}"
         if len(ranks) == 1 and (n := max(ranks)):
             scale += f" (what it adds counts {alpha / n:g} times)"
-    where = f" of {_numbers('layer', layers)}" if layers else ""
+    in_layers = f" of {_numbers('layer', layers)}" if layers else ""
     architecture = file.metadata.get("general.architecture", "an unknown architecture")
     names = ", ".join(sorted(targets)) or "nothing"
-    return f"LoRA adapter for {architecture}, rank {rank}{scale}: {names}{where}"
+    return f"LoRA adapter for {architecture}, rank {rank}{scale}: {names}{in_layers}"
 
 
 def _control_vector(file: GGUFFile) -> str:
     layers = {int(m[1]) for name in file.tensors if (m := DIRECTION.fullmatch(name))}
     hint = file.metadata.get("controlvector.model_hint")
-    what = f" for {hint}" if isinstance(hint, str) and hint else ""
-    return f"control vector{what}: directions for {_numbers('layer', layers)}"
+    model = f" for {hint}" if isinstance(hint, str) and hint else ""
+    return f"control vector{model}: directions for {_numbers('layer', layers)}"
 
 
 def _imatrix(file: GGUFFile) -> str:
     texts = file.metadata.get("imatrix.datasets")
     names = [Path(str(text)).name for text in texts] if isinstance(texts, list) else []
     chunks, size = (file.metadata.get(f"imatrix.chunk_{name}", 0) for name in ("count", "size"))
-    of = f" from {', '.join(names)}" if names else ""
+    source = f" from {', '.join(names)}" if names else ""
     n_tensors = sum(name.endswith(".in_sum2") for name in file.tensors)
-    return f"importance matrix{of}: {chunks} chunks of {size} tokens, {n_tensors} tensors"
+    return f"importance matrix{source}: {chunks} chunks of {size} tokens, {n_tensors} tensors"
 
 
 def _experts(file: GGUFFile) -> tuple[int, int] | None:
-    """How many experts a layer has, and how many work for a token."""
+    """The number of experts in a layer, and of those used for a token; None for no mixture."""
     architecture = file.metadata.get("general.architecture")
     counts = (
         file.metadata.get(f"{architecture}.expert_{name}") for name in ("count", "used_count")
@@ -97,11 +97,11 @@ def _experts(file: GGUFFile) -> tuple[int, int] | None:
 
 def _numbers(name: str, numbers: Iterable[int]) -> str:
     """ "layer 3", "layers 0 to 29" or "layers 0, 2 and 5"."""
-    found = sorted(numbers)
-    if not found:
+    ordered = sorted(numbers)
+    if not ordered:
         return f"no {name}"
-    if len(found) == 1:
-        return f"{name} {found[0]}"
-    if found == list(range(found[0], found[-1] + 1)) and len(found) > 2:
-        return f"{name}s {found[0]} to {found[-1]}"
-    return f"{name}s {', '.join(map(str, found[:-1]))} and {found[-1]}"
+    if len(ordered) == 1:
+        return f"{name} {ordered[0]}"
+    if ordered == list(range(ordered[0], ordered[-1] + 1)) and len(ordered) > 2:
+        return f"{name}s {ordered[0]} to {ordered[-1]}"
+    return f"{name}s {', '.join(map(str, ordered[:-1]))} and {ordered[-1]}"

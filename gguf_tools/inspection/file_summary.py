@@ -1,4 +1,4 @@
-"""The summary of a GGUF file as plain values: `summarize_file(read_gguf(path))`."""
+"""Summarize the header of a GGUF file: `summarize_file(read_gguf(path))`."""
 
 import math
 import re
@@ -16,10 +16,8 @@ from reellama.gguf_tools.memory.estimates import (
 )
 
 SHOWN_KV_TYPES = ("f16", "q8_0")
-SPECIAL_TOKEN_KEY = re.compile(
-    r"tokenizer\.ggml\.(\w+)_token_id"
-)  # keys that name a token by its number
-# Lists longer than this that belong to the tokenizer (its tokens, scores, merges) are cut in JSON.
+SPECIAL_TOKEN_KEY = re.compile(r"tokenizer\.ggml\.(\w+)_token_id")
+# In JSON, lists of the tokenizer (tokens, scores, merges) longer than LONG_LIST are truncated.
 LONG_LIST, SHOWN_ELEMENTS = 256, 8
 
 
@@ -38,10 +36,10 @@ class TokenizerSummary:
     """The tokenizer of a file."""
 
     model: str  # such as "gpt2" (byte-level BPE) or "llama" (SentencePiece)
-    pre: str  # how text is split first; "" where the file does not say
+    pre: str  # name of the pre-tokenizer; "" if the file has none
     n_vocab: int
-    special: dict[str, tuple[int, str]]  # "bos", "eos", ...: number and text
-    add_bos: bool | None  # whether a text begins with it; None where the file does not say
+    special: dict[str, tuple[int, str]]  # "bos", "eos", ...: id and text
+    add_bos: bool | None  # whether BOS is put before a text; None if the file does not say
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ class KVCacheCost:
     """The size of 1,000 tokens in the KV cache of all layers, in bytes by type."""
 
     full: dict[str, int]
-    # Without the layers that have a sliding window: llama.cpp keeps no more than the window for
-    # these, unless told otherwise (`swa_full`).
+    # Without layers with a sliding window, for which llama.cpp stores only the window (unless
+    # `swa_full` is set).
     beyond_window: dict[str, int]
     n_layer: int
     n_sliding: int  # layers with a sliding window
@@ -77,8 +75,8 @@ class FileSummary:
     has_chat_template: bool
     kv_per_1000_tokens: KVCacheCost | None
     types: tuple[TensorTypeCount, ...]  # most bytes first
-    kind: str | None  # in words, where it is no plain language model
-    n_active_parameters: int | None  # weights that work for a token, in a mixture of experts
+    kind: str | None  # see `file_kind`
+    n_active_parameters: int | None  # weights used for a token, in a mixture of experts
 
 
 def summarize_file(file: GGUFFile) -> FileSummary:
@@ -135,10 +133,10 @@ def summarize_tokenizer(file: GGUFFile) -> TokenizerSummary | None:
 
 
 def metadata_json(file: GGUFFile) -> dict[str, Any]:
-    """Return the metadata as plain values for JSON.
+    """Return the metadata as JSON values.
 
-    Lists of the tokenizer longer than LONG_LIST become {"length": n, "first": [SHOWN_ELEMENTS of
-    them]}; all else is whole. nan and inf become None.
+    Lists of the tokenizer longer than LONG_LIST become {"length": n, "first": [SHOWN_ELEMENTS
+    elements]}. nan and inf become None.
     """
     return {key: json_value(key, value) for key, value in file.metadata.items()}
 

@@ -1,4 +1,4 @@
-"""What an mmproj is, as plain values: `summarize_mmproj(read_gguf(path))`."""
+"""Summarize the header of an mmproj: `summarize_mmproj(read_gguf(path))`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,14 @@ from reellama.gguf_tools.format.reader import GGUFFile
 
 @dataclass(frozen=True)
 class MmprojSummary:
-    """One mmproj. What its header lacks, or what is not known of its family, is None.
+    """An mmproj. Fields that are missing in the header or unknown for the family are None.
+
+    Most fields are those of `MmprojHeader` and `ProjectorFamily`.
 
     Attributes:
-        projector_type: the family of its projector; "" where the header names none.
-        models: whose family that is.
-        image_size: pixels on a side of the square that each picture becomes, unless `any_size`.
-        any_size: whether a picture keeps its shape.
-        token_side: pixels on a side of the square that becomes one token.
-        grid: rows and columns of tokens, of families with one size of picture.
-        tokens: of a picture, of these families; of a tile where `has_tiles`.
-        token_range: fewest and most tokens of a picture of any size.
-        width: how many numbers a token has.
-        problems: what makes it useless, one line each.
+        grid: rows and columns of tokens, for families that scale pictures to one size.
+        tokens: number of tokens of a picture, for such families; of a tile if `has_tiles`.
+        problems: why the file cannot be used, one line each.
     """
 
     projector_type: str

@@ -1,7 +1,7 @@
-"""Weights that are not numbers: NaN and infinity, in any type of tensor.
+"""Detect NaN and infinity in tensors of any type.
 
-One NaN in a projector makes every token of a picture NaN, and an LLM that reads them answers with
-noise. Whole numbers cannot be NaN, so that of quantized types only the scales of blocks are tested.
+One NaN in a projector makes every token of a picture NaN, and the LLM then answers with noise.
+Integers cannot be NaN, so for quantized types only the scales of blocks are tested.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.reader import GGUFFile, Tensor
 
 CHUNK = 1 << 24  # bytes that are read at once
-# The bits of the exponent: all of them set is NaN or infinity (IEEE 754, and BF16 as F32's half).
+# Storage type and exponent bits; all of these bits are set in NaN and infinity (IEEE 754).
 EXPONENTS = {
     GGMLQuantizationType.F32: ("<u4", 0x7F800000),
     GGMLQuantizationType.F16: ("<u2", 0x7C00),
     GGMLQuantizationType.BF16: ("<u2", 0x7F80),
     GGMLQuantizationType.F64: ("<u8", 0x7FF0000000000000),
 }
-# Where in a block its F16 scales (and minima) are, in bytes: the structs of ggml-common.h.
+# Byte offsets of the F16 scales (and minima) in a block: the structs of ggml-common.h.
 SCALES_AT: dict[GGMLQuantizationType, tuple[int, ...]] = {
     GGMLQuantizationType.Q4_0: (0,),
     GGMLQuantizationType.Q4_1: (0, 2),
@@ -41,10 +41,7 @@ SCALES_AT: dict[GGMLQuantizationType, tuple[int, ...]] = {
 
 
 def check_weights(file: GGUFFile) -> None:
-    """Raise GGUFError when a file holds NaN or infinity, with the first tensor that does.
-
-    All of the file is read, CHUNK bytes at a time.
-    """
+    """Raise GGUFError for the first tensor with NaN or infinity. Reads the whole file."""
     for name in nonfinite_tensors(file):
         raise GGUFError(
             f"{file.path} is damaged: {name!r} holds NaN or infinity; download or convert it again"
@@ -52,10 +49,8 @@ def check_weights(file: GGUFFile) -> None:
 
 
 def nonfinite_tensors(file: GGUFFile) -> Iterator[str]:
-    """Yield the names of tensors with NaN or infinity; the file is one that `read_gguf` returned.
-
-    Raises GGUFError when it cannot be read any more.
-    """
+    """Yield the names of tensors with NaN or infinity. Raises GGUFError if the file cannot be read
+    any more."""
     for tensor in file.tensors.values():
         if any(_has_nonfinite(blocks, tensor.type) for blocks in _chunks(file, tensor)):
             yield tensor.name
@@ -87,9 +82,9 @@ def _has_nonfinite(blocks: np.ndarray, type_: GGMLQuantizationType) -> bool:
     try:
         return not np.isfinite(dequantize(blocks, type_)).all()
     except NotImplementedError:
-        return False  # a type that the installed `gguf` cannot read: llama.cpp will say
+        return False  # a type that the installed `gguf` cannot dequantize
 
 
 def _any_set(numbers: np.ndarray, mask: int) -> bool:
-    """Whether a number has all bits of the mask."""
+    """Whether any number has all bits of the mask."""
     return bool(((numbers & numbers.dtype.type(mask)) == mask).any())

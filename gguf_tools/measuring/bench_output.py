@@ -44,23 +44,23 @@ ALWAYS = "n_threads"
 
 def table(results: Sequence[BenchResult]) -> tuple[list[str], list[list[str]]]:
     """Return the header and rows of a table for people, as strings."""
-    shown = [
+    settings = [
         name
         for name in SETTINGS
         if name == ALWAYS or len({getattr(result, name) for result in results}) > 1
     ]
-    if any(result.backends != "CPU" for result in results) and "n_gpu_layers" not in shown:
-        shown.insert(0, "n_gpu_layers")
+    if any(result.backends != "CPU" for result in results) and "n_gpu_layers" not in settings:
+        settings.insert(0, "n_gpu_layers")
     with_vram = any(result.vram is not None for result in results)
     names = {Path(result.model_filename).name for result in results}
     several = len(names) > len({result.model_type for result in results})
-    header = ["model", "size", "params", "backend", *(SETTINGS[name] for name in shown)]
+    header = ["model", "size", "params", "backend", *(SETTINGS[name] for name in settings)]
     header += ["test", "t/s", "load", "memory", *(["VRAM"] if with_vram else [])]
     rows = []
     for result in results:
         row = [Path(result.model_filename).name if several else result.model_type]
         row += [show_size(result.model_size), _count(result.model_n_params), result.backends]
-        row += [str(getattr(result, name)) for name in shown]
+        row += [str(getattr(result, name)) for name in settings]
         row += [result.test, f"{result.avg_ts:.2f} ± {result.stddev_ts:.2f}"]
         row += [f"{result.load_ns / 1e9:.2f} s", show_size(result.peak_rss)]
         row += [show_size(result.vram or 0)] if with_vram else []
@@ -76,7 +76,7 @@ def markdown(results: Sequence[BenchResult]) -> str:
 
 
 def as_csv(results: Sequence[BenchResult]) -> str:
-    """Return CSV with a header, everything in quotes as llama-bench writes it."""
+    """Return CSV with a header, with all values in quotes as in llama-bench."""
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerow(FIELDS)
     writer = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\n")

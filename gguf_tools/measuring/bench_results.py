@@ -12,7 +12,7 @@ from reellama.gguf_tools.errors import ReellamaError
 
 @dataclass(frozen=True)
 class BenchResult:
-    """One test of one setup. Fields that llama-bench has too have its names."""
+    """The result of one test of one setup. Fields that llama-bench has, too, have its names."""
 
     test: str
     build: str
@@ -42,9 +42,9 @@ class BenchResult:
     peak_rss: int  # bytes, of the process that measured all tests of this setup
     vram: int | None  # bytes, None without a GPU
     samples_ns: tuple[int, ...]
-    n_depth: int = 0  # positions in the KV cache before it
+    n_depth: int = 0  # positions in the KV cache before the test
     n_parallel: int = 1  # sequences at once; avg_ts counts the tokens of all
-    n_cpu_moe: int = 0  # first layers whose experts the processor keeps
+    n_cpu_moe: int = 0  # first layers whose experts stay on the CPU
     tensor_buft_overrides: str = ""  # PATTERN=MEMORY;...
 
 

@@ -1,7 +1,7 @@
-"""What a test of `bench` decodes: batches of several sequences' positions, one after another.
+"""The batches that a test of `bench` decodes.
 
-Positions are laid out as llama-batched-bench lays them out: prompts one after another, cut into
-batches wherever a batch is full, and an answer's tokens one of each sequence at a time.
+As in llama-batched-bench, the prompts of all sequences follow each other and are cut into full
+batches. Tokens are generated one of each sequence at a time.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/batched-bench
 """
 
@@ -15,15 +15,15 @@ import numpy as np
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
 from reellama.gguf_tools.runtime.context import BatchSpan, Context
 
-Run = Callable[[BenchTest, int], None]  # runs a test from a position on
+Run = Callable[[BenchTest, int], None]  # (test, first position)
 
 SOFT_TOKEN_SCALE = 0.02  # standard deviation of random embeddings, about that of real ones
 
 
 def make_run(context: Context, test: BenchTest) -> Run:
-    """Return what runs `test`, or a shorter one of its kind, in all sequences at once.
+    """Return a function that runs `test`, or a shorter one of its kind, in all sequences at once.
 
-    Its inputs are random and made here, so that a run only decodes.
+    The random inputs are made here, so that a run only decodes.
     """
     if test.kind == "tg":
         write = _one_by_one(context, test.n, test.n_parallel)
@@ -42,7 +42,7 @@ def make_run(context: Context, test: BenchTest) -> Run:
 
 
 def make_fill(context: Context, test: BenchTest) -> Callable[[], None]:
-    """Return what puts the test's depth of random tokens into every sequence."""
+    """Return a function that fills every sequence with `test.depth` random tokens."""
     if not test.depth:
         return lambda: None
     read = _in_batches(context, _tokens(context, test.depth), test.n_parallel)
@@ -50,7 +50,7 @@ def make_fill(context: Context, test: BenchTest) -> Callable[[], None]:
 
 
 def _one_by_one(context: Context, n: int, n_parallel: int) -> Callable[[int, int], None]:
-    """Decode up to n tokens, each after the one before is computed."""
+    """A function that decodes up to n tokens, each after the one before is computed."""
     tokens = _tokens(context, n)
     numbers = tokens.tolist()
 
@@ -67,7 +67,7 @@ def _one_by_one(context: Context, n: int, n_parallel: int) -> Callable[[int, int
 
 
 def _in_batches(context: Context, rows: np.ndarray, n_parallel: int) -> Callable[[int, int], None]:
-    """Read up to all rows into each sequence, in batches; of each, the last has logits."""
+    """A function that reads up to all rows into each sequence, with logits for the last row."""
 
     def run(n: int, start: int) -> None:
         for spans in _batches(rows[:n], start, n_parallel, context.n_batch):
@@ -80,7 +80,7 @@ def _in_batches(context: Context, rows: np.ndarray, n_parallel: int) -> Callable
 def _batches(
     rows: np.ndarray, start: int, n_parallel: int, n_batch: int
 ) -> Iterator[list[BatchSpan]]:
-    """Cut what all sequences read, one after another, into batches of n_batch positions."""
+    """The rows for all sequences, one sequence after another, in batches of n_batch positions."""
     n = len(rows)
     for first in range(0, n * n_parallel, n_batch):
         spans = []

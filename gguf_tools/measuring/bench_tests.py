@@ -15,9 +15,15 @@ TEST_NAME = re.compile(
 
 
 class BenchTest(NamedTuple):
-    """A timed test: "pp", "tg" or "sp" and the number of tokens, or "pg", which reads `n` tokens
-    and generates `n_gen`; with `depth` positions in the KV cache before it, and in so many
-    sequences at once."""
+    """A timed test.
+
+    Attributes:
+        kind: "pp", "tg" or "sp", or "pg", which reads `n` tokens and generates `n_gen`.
+        n: number of tokens.
+        n_gen: number of generated tokens, for "pg".
+        depth: positions in the KV cache before the test.
+        n_parallel: sequences at once.
+    """
 
     kind: str
     n: int
@@ -27,12 +33,12 @@ class BenchTest(NamedTuple):
 
     @property
     def n_positions(self) -> int:
-        """How many positions each sequence has at the end."""
+        """Positions of each sequence at the end."""
         return self.depth + self.n + self.n_gen
 
     @property
     def n_tokens(self) -> int:
-        """How many tokens are timed, those of all sequences."""
+        """Number of timed tokens over all sequences."""
         return self.n_parallel * (self.n + self.n_gen)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""Compare quantizations: one model in many types, each measured in the same way.
+"""Compare quantizations of a model: size, quality, speed and memory of each type.
 
-Every type is quantized from the base and measured against it. Its row is kept as a small JSON file
-in the work folder, from which a stopped comparison resumes with the next type.
+Every type is quantized from the base and measured against it. Its row is stored as a JSON file in
+the work folder, so that a stopped comparison resumes with the next type.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ COMPARED_TYPES = (
     "Q2_K",
 )
 
-Score = Callable[[Path], float]  # a GGUF's accuracy, 0 to 1, on a benchmark of the caller's
-Progress = Callable[[int, int, str], None]  # models done, total models, what is being done
+Score = Callable[[Path], float]  # GGUF -> accuracy, 0 to 1, on a benchmark of the caller
+Progress = Callable[[int, int, str], None]  # models done, total models, activity
 
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """How each model is measured. The defaults take SmolLM2-135M in 15 types about ten minutes."""
+    """How each model is measured. With the defaults, SmolLM2-135M in 15 types takes about ten
+    minutes."""
 
     text: Path = perplexity.ENGLISH_TEXT
     n_ctx: int = text_chunks.N_CTX
@@ -101,18 +102,26 @@ def compare(
     keep: bool = False,
     progress: Progress | None = None,
 ) -> list[CompareRow]:
-    """Quantize `base` into each of `types` and measure them all; the first row is the base's.
+    """Quantize `base` into each of `types`, and measure all; the first row is that of the base.
 
-    Rows are kept in the folder `work`, and those that are there are not measured again, unless the
-    base, the text or anything in `settings` changed. A quantized file is kept there with `keep`,
-    and else removed once it is measured. `score` measures a GGUF on a benchmark of the caller's,
-    which `score_name` tells from others. Raises ReellamaError when a model cannot be quantized or
-    measured; the rows before it are kept.
+    Args:
+        base: the GGUF to quantize.
+        types: quantization types.
+        work: folder for the rows and files. A row there is not measured again, unless the base, the
+            text or a setting changed.
+        settings: how to measure.
+        score: measures the accuracy of a GGUF.
+        score_name: identifies `score` in the stored rows.
+        keep: whether to keep the quantized files.
+        progress: called when an activity begins.
+
+    Raises:
+        ReellamaError: a model cannot be quantized or measured. Earlier rows are stored.
     """
     file = read_gguf(Path(base).expanduser().absolute())
     work = Path(work).expanduser().absolute()
     targets = list(dict.fromkeys(type_.upper() for type_ in types))
-    if targets:  # refuse them now instead of after ten minutes
+    if targets:  # refuse wrong types before minutes of work
         quantize(file.path, targets, imatrix=settings.imatrix, dry_run=True)
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -122,9 +131,9 @@ def compare(
     rows: list[CompareRow] = []
     for target in (None, *targets):
 
-        def report(doing: str, name: str = target or "the base") -> None:
+        def report(activity: str, name: str = target or "the base") -> None:
             if progress:
-                progress(len(rows), len(targets) + 1, f"{name}: {doing}")
+                progress(len(rows), len(targets) + 1, f"{name}: {activity}")
 
         path = work / default_name(file, target) if target else file.path
         row_path = path.with_suffix(".json") if target else work / f"{path.stem}-base.json"
@@ -241,7 +250,7 @@ def _key(base: Path, settings: CompareSettings, score_name: str) -> dict[str, An
 
 
 def _read_row(path: Path, key: dict[str, Any]) -> CompareRow | None:
-    """Return the row that is kept in a file, None unless it was measured with the same key."""
+    """Return the row in a file if it was measured with the same key, else None."""
     try:
         entry = json.loads(path.read_text(encoding="utf-8"))
         if entry["key"] != key:

@@ -1,4 +1,4 @@
-"""A comparison as a table, as Markdown, and as a scatter plot of characters."""
+"""Format a comparison as a table, Markdown, JSON, or a scatter plot of characters."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Y_LABEL = "mean KL divergence from the base, nats (lower is better)"
 
 
 def plots(rows: Sequence[CompareRow]) -> list[tuple[str, ScatterPlot]]:
-    """Return the two plots of a comparison, named: quality over size, and quality over speed.
+    """Return the two plots of a comparison by name: quality over size, and quality over speed.
 
-    Types without any divergence, as the base, are left out: the axis is logarithmic.
+    Types without divergence, such as the base, are left out, because the axis is logarithmic.
     """
-    shown = [row for row in rows if row.kl is not None and row.kl.value > 0]
-    names = [row.type for row in shown]
-    y = [row.kl.value for row in shown if row.kl]
-    sizes = [row.n_bytes / 1e6 for row in shown]
-    speeds = [row.tg.value for row in shown]
+    plotted = [row for row in rows if row.kl is not None and row.kl.value > 0]
+    names = [row.type for row in plotted]
+    y = [row.kl.value for row in plotted if row.kl]
+    sizes = [row.n_bytes / 1e6 for row in plotted]
+    speeds = [row.tg.value for row in plotted]
     by_size = pareto_front(list(zip(sizes, y, strict=True)))
     by_speed = pareto_front([(-speed, loss) for speed, loss in zip(speeds, y, strict=True)])
     return [
@@ -85,10 +85,10 @@ def as_json(rows: Sequence[CompareRow]) -> str:
 
 
 def scatter(plot: ScatterPlot, width: int = 64, height: int = 16) -> str:
-    """Return a plot of characters, y on a logarithmic axis, upwards the better.
+    """Return a plot of characters with a logarithmic y axis; better values are higher up.
 
-    Each type is a letter, and marked with * in the legend where it is on the Pareto front. Where
-    several share a place, one on the front is shown, or else the first.
+    Each type is a letter. The legend marks types on the Pareto front with *. If several types share
+    a cell, one on the front is shown, or else the first.
     """
     if not plot.names:
         return f"{plot.title}: there is nothing to draw\n"

@@ -1,7 +1,7 @@
-"""Quality measures of a model from its logits: likelihoods, KL divergence, agreement.
+"""Quality measures from logits: perplexity, KL divergence, agreement of the most likely tokens.
 
-The definitions are those of llama.cpp's `llama-perplexity`, so that figures can be compared with
-what people publish. Everything is numpy on arrays of logits; no model is needed.
+The definitions are those of llama.cpp's `llama-perplexity`, so that figures are comparable with
+published ones. All functions take NumPy arrays of logits.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-# llama.cpp stores a reference's log-probabilities down to 16 below the greatest, and leaves tokens
+# llama.cpp stores log-probabilities of a reference down to 16 below the largest, and leaves tokens
 # less likely than e^-16 (one in nine million) out of the sum of the KL divergence.
 MIN_LOG_PROBABILITY = -16.0
-SLICE_ELEMENTS = 1 << 19  # logits in one step, few enough for the processor's cache
+SLICE_ELEMENTS = 1 << 19  # logits in a step; they fit the processor's cache
 
 
 class Estimate(NamedTuple):
@@ -62,8 +62,8 @@ def differences_from_saved(
 ) -> TokenDifferences:
     """As `token_differences`, from a reference's log-probabilities, float32 `[n, n_vocab]`.
 
-    They are taken as they are, as llama-perplexity takes those of its files: rounded, they add up
-    to one only nearly.
+    They are not normalized again, as in llama-perplexity, although after rounding the probabilities
+    sum to one only approximately.
     """
     parts = []
     for rows in _slices(logits):
@@ -81,8 +81,7 @@ def concatenate_differences(parts: list[TokenDifferences]) -> TokenDifferences:
 def _differences(
     logits: np.ndarray, reference: tuple[np.ndarray, np.ndarray, np.ndarray], tokens: np.ndarray
 ) -> TokenDifferences:
-    """`token_differences` of rows few enough for the processor's cache; the reference is given as
-    `_log_sum_exp` gives it."""
+    """`token_differences` of one slice. reference: from `_log_sum_exp`; its arrays are modified."""
     row = np.arange(len(tokens))
     _, scaled, log_sum = _log_sum_exp(logits)
     weights, scaled_reference, log_sum_reference = reference
@@ -90,14 +89,14 @@ def _differences(
     nll = log_sum - scaled[row, tokens]
     nll_reference = log_sum_reference - scaled_reference[row, tokens]
 
-    # KL = sum of p (ln p - ln q), where ln p - ln q = (a - log_sum_a) - (b - log_sum_b). Taking the
-    # difference of the logits first avoids a loss of precision for two similar models.
+    # KL = sum of p (ln p - ln q), where ln p - ln q = (a - log_sum_a) - (b - log_sum_b). To take
+    # the difference of the logits first avoids a loss of precision for similar models.
     weights[scaled_reference < (log_sum_reference + MIN_LOG_PROBABILITY)[:, None]] = 0
     total = np.exp(log_sum_reference)
-    kept = weights.sum(axis=1, dtype=np.float64) / total
+    covered = weights.sum(axis=1, dtype=np.float64) / total  # share of p that is not left out
     np.subtract(scaled_reference, scaled, out=scaled)
     np.multiply(weights, scaled, out=weights)
-    kl = weights.sum(axis=1, dtype=np.float64) / total - kept * (log_sum_reference - log_sum)
+    kl = weights.sum(axis=1, dtype=np.float64) / total - covered * (log_sum_reference - log_sum)
     return TokenDifferences(
         nll, nll_reference, kl, np.exp(-nll) - np.exp(-nll_reference), top == top_reference
     )
@@ -109,7 +108,7 @@ def _slices(logits: np.ndarray) -> list[slice]:
 
 
 def _log_sum_exp(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return exp(x), x and ln(sum of exp(x)) for x, the logits less the greatest of their row."""
+    """Return exp(x), x and ln(sum of exp(x)), where x is the logits minus the maximum of a row."""
     scaled = logits - logits.max(axis=1, keepdims=True)
     weights = np.exp(scaled)
     return weights, scaled, np.log(weights.sum(axis=1, dtype=np.float64))

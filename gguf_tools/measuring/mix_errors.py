@@ -1,7 +1,7 @@
-"""How far each tensor is from the source's in each type, weighted by what comes into it.
+"""The quantization error of each tensor in a type, weighted by the tensor's inputs.
 
-A weight's error changes the output by itself times its input, so squares of errors count by the
-mean square of the input, which an importance matrix has.
+The error of a weight changes the output by the error times the input. So squared errors are
+weighted by the mean square of the input, which comes from an importance matrix.
 """
 
 from __future__ import annotations
@@ -16,45 +16,49 @@ from reellama.gguf_tools.format.header_writer import aligned_size
 from reellama.gguf_tools.format.reader import GGUFFile, Tensor, read_gguf
 from reellama.gguf_tools.measuring.mix_knapsack import Choice
 
-CHUNK = 4 << 20  # numbers that are compared at a time
+CHUNK = 4 << 20  # elements that are compared at a time
 
 
 def tensor_errors(
-    source: GGUFFile, made: Path, weights: Mapping[str, np.ndarray]
+    source: GGUFFile, quantized: Path, weights: Mapping[str, np.ndarray]
 ) -> dict[str, Choice]:
-    """The tensors of a quantized file that differ in type from the source's, each with its type,
-    bytes and error. `weights` are mean squares of inputs, float32 `[n_experts x n_inputs]`; tensors
-    that it lacks count all inputs alike.
+    """Type, bytes and error of the tensors of a quantized file whose type differs from the source.
+
+    weights: mean squares of inputs by tensor, float32 `[n_experts * n_inputs]`. For tensors without
+    weights, all inputs count the same.
     """
-    found = {}
-    for name, tensor in read_gguf(made).tensors.items():
+    errors = {}
+    for name, tensor in read_gguf(quantized).tensors.items():
         before = source.tensors[name]
         if tensor.type != before.type:
-            error = _error(source.path, before, made, tensor, weights.get(name))
-            found[name] = Choice(tensor.type.name, aligned_size(tensor.n_bytes), error)
-    return found
+            error = _error(source.path, before, quantized, tensor, weights.get(name))
+            errors[name] = Choice(tensor.type.name, aligned_size(tensor.n_bytes), error)
+    return errors
 
 
 def _error(
-    source: Path, before: Tensor, made: Path, after: Tensor, weights: np.ndarray | None
+    source: Path, before: Tensor, quantized: Path, after: Tensor, weights: np.ndarray | None
 ) -> float:
+    """The weighted sum of squared differences between two types of a tensor."""
     n_inputs = after.shape[0]
-    one, other = _rows(source, before), _rows(made, after)
+    rows_before, rows_after = _rows(source, before), _rows(quantized, after)
     by_expert = None if weights is None else weights.reshape(-1, n_inputs).astype(np.float64)
-    rows_each = len(one) // (1 if by_expert is None else len(by_expert))
+    rows_per_expert = len(rows_before) // (1 if by_expert is None else len(by_expert))
     step, total = max(1, CHUNK // n_inputs), 0.0
-    for start in range(0, len(one), step):
+    for start in range(0, len(rows_before), step):
         rows = slice(start, start + step)
-        squares = dequantize(one[rows], before.type) - dequantize(other[rows], after.type)
+        squares = dequantize(rows_before[rows], before.type)
+        squares = squares - dequantize(rows_after[rows], after.type)
         squares *= squares
         if by_expert is None:
             total += float(squares.sum(dtype=np.float64))
         else:
-            of_row = by_expert[np.arange(start, start + len(squares)) // rows_each]
-            total += float((squares * of_row).sum(dtype=np.float64))
+            row_weights = by_expert[np.arange(start, start + len(squares)) // rows_per_expert]
+            total += float((squares * row_weights).sum(dtype=np.float64))
     return total
 
 
 def _rows(path: Path, tensor: Tensor) -> np.ndarray:
+    """The encoded rows of a tensor, uint8 `[n_rows, bytes of a row]`."""
     n_rows = tensor.n_elements // tensor.shape[0]
     return np.memmap(path, np.uint8, "r", tensor.offset, (n_rows, tensor.n_bytes // n_rows))

@@ -1,8 +1,9 @@
-"""Choose one type for each tensor: the least loss for a size, a knapsack of many choices.
+"""Choose a type for each tensor with the least total loss for a size: a multiple-choice knapsack.
 
-Losses add up and sizes add up, so a price for a byte decides each tensor by itself (Lagrange's
-multiplier; Shoham and Gersho, "Efficient bit allocation for an arbitrary set of quantizers", 1988).
-The price is found by bisection, and what it leaves of the size goes to the best single steps.
+Losses and sizes add up, so with a price for a byte (a Lagrange multiplier) each tensor's type can
+be chosen by itself (Shoham and Gersho, "Efficient bit allocation for an arbitrary set of
+quantizers", 1988). The price is found by bisection. Bytes that are left over go to the best single
+changes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ BISECTIONS = 100
 
 
 class Choice(NamedTuple):
-    """A type that a tensor may get: the bytes of the tensor in it, and what that loses."""
+    """A type that a tensor may get, with the tensor's size and loss in it."""
 
     type: str
     n_bytes: int
@@ -25,9 +26,9 @@ class Choice(NamedTuple):
 
 
 def choose_types(options: Mapping[str, list[Choice]], n_bytes: int) -> dict[str, Choice]:
-    """One of the options of each tensor, all of them together at most `n_bytes`.
+    """Choose one of the options of each tensor, with a total size of at most `n_bytes`.
 
-    Raises ReellamaError where not even the smallest fit.
+    Raises ReellamaError if not even the smallest options fit.
     """
     smallest = sum(min(choice.n_bytes for choice in choices) for choices in options.values())
     if smallest > n_bytes:
@@ -48,9 +49,9 @@ def choose_types(options: Mapping[str, list[Choice]], n_bytes: int) -> dict[str,
 
 
 def _highest_price(options: Mapping[str, list[Choice]]) -> float:
-    """A loss for a byte at which every tensor takes its smallest type."""
-    most = max(choice.loss for choices in options.values() for choice in choices)
-    return most + 1.0  # types differ by one byte or more
+    """A price (loss per byte) at which every tensor takes its smallest type."""
+    max_loss = max(choice.loss for choices in options.values() for choice in choices)
+    return max_loss + 1.0  # types differ by one byte or more
 
 
 def _at_price(options: Mapping[str, list[Choice]], price: float) -> dict[str, Choice]:
@@ -65,7 +66,7 @@ def _at_price(options: Mapping[str, list[Choice]], price: float) -> dict[str, Ch
 def _fill(
     options: Mapping[str, list[Choice]], chosen: dict[str, Choice], left: int
 ) -> dict[str, Choice]:
-    """Take the step that gains most for its bytes, for as long as one fits into what is left."""
+    """Make the changes with the largest gain per byte, as long as one fits into `left` bytes."""
     chosen = dict(chosen)
     while True:
         steps = [

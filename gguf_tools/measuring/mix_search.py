@@ -1,13 +1,14 @@
-"""Find a mix of types for a size: the least KL divergence from the source for so many bytes.
+"""Find a mix of types for a file size, with the least KL divergence from the source.
 
     plan = plan_mix("model-F16.gguf", 90 << 20, work=folder)
     plan.write("model.types.txt")            # PATTERN=TYPE in each line, to be read and changed
     quantize("model-F16.gguf", plan.base, tensor_types=plan.tensor_types())
 
-1. Each tensor is quantized into each type, and its error, weighted by its inputs, is taken.
-2. Each kind of tensor (attn_v, ffn_down, ...) is quantized alone, coarsely, and its KL divergence
-   from the source measured: what an error in that kind costs.
-3. A knapsack chooses, from errors in that currency, which add up as long as they are small.
+1. Quantize each tensor into each type, and compute its error, weighted by its inputs.
+2. Quantize each kind of tensor (attn_v, ffn_down, ...) alone, coarsely, and measure the KL
+   divergence from the source. This gives the KL divergence per unit of error of each kind.
+3. Convert errors to KL divergences, which add up as long as they are small, and choose types by a
+   knapsack.
 """
 
 from __future__ import annotations
@@ -38,24 +39,25 @@ from reellama.gguf_tools.quantization.quant_types import QUANT_TYPES, TENSOR_TYP
 from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.temporary_folders import temporary_folder
 
-# Types that a tensor may get, where its rows are whole blocks of them.
+# Types that a tensor may get, if the length of its rows is a multiple of the block size.
 CANDIDATES = (
     *("Q8_0", "Q6_K", "Q5_1", "Q5_K", "Q5_0", "Q4_1", "Q4_K", "Q4_0", "IQ4_NL", "IQ4_XS"),
     *("Q3_K", "IQ3_S", "Q2_K"),
 )
-# Those that need an importance matrix.
+# Further types, which need an importance matrix.
 SMALLER = ("IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 KIND = re.compile(r"(?:blk\.\d+\.)?([\w.]+?)\.weight$")
 FLOATS = ("F32", "F16", "BF16")
 HEADER_ROOM = 1 << 10  # bytes of keys that quantizing adds
-MIN_KL = 1e-7  # also for a kind of tensors whose loss was not measurable: no loss is free
+MIN_KL = 1e-7  # for a kind whose KL divergence is too small to measure: no error is free
 
-SearchProgress = Callable[[int, int, str], None]  # steps done, total, what is being done
+SearchProgress = Callable[[int, int, str], None]  # steps done, total, activity
 
 
 @dataclass(frozen=True)
 class MixSettings:
-    """What losses are measured on. imatrix: for quantizing, and in place of what is collected."""
+    """How losses are measured. imatrix: for quantizing and for the weights of inputs; None to
+    collect the latter from `text`."""
 
     text: Path = perplexity.ENGLISH_TEXT
     n_ctx: int = 512
@@ -68,8 +70,11 @@ class MixSettings:
 class MixPlan:
     """A type for each tensor that is quantized.
 
-    base: the model type that the file is said to be: the one that most bytes have.
-    predicted_kl: the sum of what the types lose, in nats; n_bytes: of the file, nearly.
+    Attributes:
+        base: the type of most bytes, as the type of the whole file.
+        types: by tensor.
+        predicted_kl: sum of the losses, in nats.
+        n_bytes: of the file, approximately.
     """
 
     base: str
@@ -78,11 +83,11 @@ class MixPlan:
     n_bytes: int
 
     def tensor_types(self) -> list[tuple[str, str]]:
-        """The mix as `quantize` takes it."""
+        """The mix as pairs of pattern and type for `quantize`."""
         return _patterns(self.types)
 
     def write(self, path: Path) -> None:
-        """Write it as `quantize --tensor-type-file` reads it, llama-quantize's too."""
+        """Write the mix for `--tensor-type-file` of `quantize` or llama-quantize."""
         lines = [f"{pattern}={type_}\n" for pattern, type_ in self.tensor_types()]
         write_atomically(path, "".join(lines))
 
@@ -95,11 +100,17 @@ def plan_mix(
     work: str | Path | None = None,
     progress: SearchProgress | None = None,
 ) -> MixPlan:
-    """Plan a file of at most `n_bytes` from `source`, best in F16.
+    """Plan a file of at most `n_bytes`.
 
-    `work` is where quantized files are kept for a moment, one at a time and no larger than the
-    source, and the source's logits. Raises ReellamaError for a size that no mix has, and for what
-    cannot be quantized or read.
+    Args:
+        source: the model, preferably in F16.
+        n_bytes: largest size of the file.
+        settings: how to measure.
+        work: folder for temporary files: one quantized file at a time, and the source's logits.
+        progress: called when an activity begins.
+
+    Raises:
+        ReellamaError: no mix is that small, or the source cannot be read or quantized.
     """
     file = read_gguf(source)
     if file.metadata.get("split.count", 0) > 1:
@@ -107,10 +118,10 @@ def plan_mix(
     names = [*CANDIDATES, *(SMALLER if settings.imatrix else ())]
     total, done = len(names) + 2, 0
 
-    def report(doing: str) -> None:
+    def report(activity: str) -> None:
         nonlocal done
         if progress:
-            progress(done, max(total, done + 1), doing)
+            progress(done, max(total, done + 1), activity)
         done += 1
 
     report("reading the text")
@@ -158,31 +169,31 @@ def _errors(
     weights: Mapping[str, np.ndarray],
     report: Callable[[str], None],
 ) -> dict[str, list[Choice]]:
-    """Each tensor's bytes and error in each type that it can have."""
-    found: dict[str, dict[str, Choice]] = {}
-    made = folder / "type.gguf"
+    """Each tensor's size and error in each type that it can have. names: of the types."""
+    options: dict[str, dict[str, Choice]] = {}
+    quantized = folder / "type.gguf"
     for name in names:
         report(f"quantizing into {name}")
         block = GGML_QUANT_SIZES[TENSOR_TYPES[name]][0]
-        # The first says which tensors llama.cpp quantizes at all.
-        fitting = [each for each in found if file.tensors[each].shape[0] % block == 0]
-        if found and not fitting:
+        # The first type shows which tensors llama.cpp quantizes at all.
+        fitting = [tensor for tensor in options if file.tensors[tensor].shape[0] % block == 0]
+        if options and not fitting:
             continue
-        _quantize_some(file, dict.fromkeys(fitting or file.tensors, name), made, settings)
-        for tensor, choice in tensor_errors(file, made, weights).items():
-            found.setdefault(tensor, {})[choice.type] = choice
-        made.unlink()
-    return {tensor: list(choices.values()) for tensor, choices in found.items()}
+        _quantize_some(file, dict.fromkeys(fitting or file.tensors, name), quantized, settings)
+        for tensor, choice in tensor_errors(file, quantized, weights).items():
+            options.setdefault(tensor, {})[choice.type] = choice
+        quantized.unlink()
+    return {tensor: list(choices.values()) for tensor, choices in options.items()}
 
 
 def _quantize_some(
-    file: GGUFFile, types: Mapping[str, str], made: Path, settings: MixSettings
+    file: GGUFFile, types: Mapping[str, str], output: Path, settings: MixSettings
 ) -> None:
-    """Quantize these tensors, and leave the others as they are."""
+    """Quantize the tensors in `types`, and leave the others as they are."""
     quantize(
         file.path,
-        "Q8_0",  # types of single tensors count beside a quantized type only
-        made,
+        "Q8_0",  # llama.cpp ignores types of single tensors if the file's type is a float type
+        output,
         tensor_types=[*_patterns(types), (".", _float_type(file))],
         imatrix=settings.imatrix,
         n_threads=settings.n_threads or 0,
@@ -197,7 +208,7 @@ def _costs(
     settings: MixSettings,
     report: Callable[[str], None],
 ) -> dict[str, float]:
-    """KL divergence, in nats, for one unit of error in each kind of tensor."""
+    """The KL divergence in nats per unit of error, for each kind of tensor."""
     report("reading the text with the source")
     logits = folder / "source.logits"
     perplexity.measure_perplexity(
@@ -216,12 +227,13 @@ def _costs(
             for name, choices in errors.items()
             if _kind(name) == kind
         }
-        made = folder / "kind.gguf"
-        _quantize_some(file, {name: choice.type for name, choice in coarse.items()}, made, settings)
+        quantized = folder / "kind.gguf"
+        types = {name: choice.type for name, choice in coarse.items()}
+        _quantize_some(file, types, quantized, settings)
         quality = perplexity.measure_perplexity(
-            made, settings.text, reference_logits=logits, n_threads=settings.n_threads
+            quantized, settings.text, reference_logits=logits, n_threads=settings.n_threads
         )
-        made.unlink()
+        quantized.unlink()
         assert quality.divergence is not None
         error = sum(choice.loss for choice in coarse.values())
         costs[kind] = max(quality.divergence.kl.value, MIN_KL) / max(error, 1e-30)
@@ -233,13 +245,13 @@ def _patterns(types: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _kind(name: str) -> str:
-    """What a tensor is in each layer: "attn_v", "ffn_down", "token_embd"."""
+    """A tensor's name without its layer: "attn_v", "ffn_down", "token_embd"."""
     match = KIND.match(name)
     return match[1] if match else name
 
 
 def _float_type(file: GGUFFile) -> str:
-    """The type that keeps the source's weights as they are, or nearly where it is quantized."""
+    """The float type that preserves the source's weights, at least nearly."""
     types = Counter[str]()
     for tensor in file.tensors.values():
         types[tensor.type.name] += tensor.n_bytes
@@ -248,20 +260,20 @@ def _float_type(file: GGUFFile) -> str:
 
 
 def _source_choice(file: GGUFFile, name: str) -> Choice:
-    """A tensor left as it is, which loses nothing."""
+    """The choice to keep a tensor's type, without loss."""
     tensor = file.tensors[name]
     return Choice(tensor.type.name, aligned_size(tensor.n_bytes), 0.0)
 
 
 def _overhead(file: GGUFFile, names: Iterable[str]) -> int:
-    """Bytes of the file beside the tensors whose type is chosen."""
+    """Bytes of the file without the tensors whose type is chosen."""
     infos = [TensorInfo(t.name, t.shape, t.type) for t in file.tensors.values()]
     whole = file_size(raw_entries(file.path), infos) + HEADER_ROOM
     return whole - sum(aligned_size(file.tensors[name].n_bytes) for name in names)
 
 
 def _base(chosen: Mapping[str, Choice]) -> str:
-    """The quantized model type of which most bytes are."""
+    """The quantized type of most bytes, as a type of whole files."""
     sizes = Counter[str]()
     for choice in chosen.values():
         sizes[choice.type] += choice.n_bytes

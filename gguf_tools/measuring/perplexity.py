@@ -1,9 +1,9 @@
 """Measure how well a model predicts a text, and its divergence from a reference model.
 
-The text is cut and read as `llama-perplexity` does it (`reellama.gguf_tools.text.text_chunks`): in
-chunks of `n_ctx` tokens, each from an empty context, its first token replaced by the BOS token
-where the model is used with one. Only the second half of each chunk is scored, so that every token
-has at least n_ctx / 2 before it.
+The text is read as in `llama-perplexity` (`reellama.gguf_tools.text.text_chunks`): in chunks of
+`n_ctx` tokens, each from an empty context, with the first token replaced by BOS if the model uses
+one. Only the second half of each chunk is scored, so that every scored token has at least n_ctx / 2
+tokens before it.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -31,8 +31,8 @@ from reellama.gguf_tools.text.text_chunks import Block
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH_TEXT = Path(__file__).parent / "data" / "english.txt"
-CTX_STEP = 256  # positions to whose multiple llama.cpp rounds a context up
-MIN_CTX = 8  # smaller chunks leave hardly a token to score
+CTX_STEP = 256  # llama.cpp rounds a context up to a multiple of this
+MIN_CTX = 8  # smaller chunks have hardly any tokens to score
 
 Progress = Callable[[float, int, float], None]  # chunks done, total chunks, perplexity so far
 
@@ -65,7 +65,7 @@ class TextQuality:
     divergence: Divergence | None
 
     def to_json(self) -> dict[str, Any]:
-        """This result as plain values; an estimate is an object with its value and error."""
+        """This result as JSON values; an estimate is an object with its value and error."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):
@@ -91,14 +91,25 @@ def measure_perplexity(
     lora: Sequence[tuple[Path, float]] = (),
     progress: Progress | None = None,
 ) -> TextQuality:
-    """Measure a model's perplexity on a text file, and its divergence from a `reference` model.
+    """Measure a model's perplexity on a text, and its divergence from a reference model.
 
-    `lora` are GGUF adapters of the model, not of the reference, with their scales. At most
-    `n_chunks` chunks are read, by default all. Both models are loaded and decode the same chunks in
-    turn. In place of a reference, `reference_logits` is a file of its logits on this text, from
-    `save_logits` or llama-perplexity, whose `n_ctx` counts; see `saved_logits`. Raises GGUFError
-    for a model that cannot be loaded, and ReellamaError for an adapter that does not fit, when the
-    text is missing or shorter than one chunk, or when the two do not have the same tokens.
+    Args:
+        path: the model.
+        text: the text file.
+        reference: the reference model, which is loaded as well; None for no divergence.
+        reference_logits: in place of `reference`, a file of its logits on this text, from
+            `save_logits` or llama-perplexity (see `saved_logits`); its `n_ctx` is used.
+        save_logits: file to write the model's logits to.
+        n_ctx: tokens of a chunk.
+        n_chunks: largest number of chunks; None for all.
+        n_threads, n_gpu_layers: see `ContextSettings` and `load_model`.
+        lora: GGUF adapters of the model (not of the reference) and their scales.
+        progress: called after each block of chunks.
+
+    Raises:
+        GGUFError: a model cannot be loaded.
+        ReellamaError: an adapter does not fit, the text is missing or shorter than a chunk, or the
+            two models have different tokens.
     """
     _check_request(n_ctx, reference, reference_logits)
     save_to = None if save_logits is None else Path(save_logits).expanduser()
@@ -118,12 +129,12 @@ def measure_perplexity(
         if saved:
             chunks = _same_chunks(saved, chunks, models[0], text)
         settings = ContextSettings(n_threads=n_threads)
-        contexts = [stack.enter_context(_chunk_context(each, chunks, settings)) for each in models]
+        contexts = [stack.enter_context(_chunk_context(m, chunks, settings)) for m in models]
         if lora:
             contexts[0].set_adapters(lora)
         saving = saving_logits(save_to, contexts[0].n_vocab, chunks) if save_to else nullcontext()
-        keep = stack.enter_context(saving)
-        nll, differences = _score_all(contexts, chunks, settings, saved, keep, progress)
+        output = stack.enter_context(saving)
+        nll, differences = _score_all(contexts, chunks, settings, saved, output, progress)
         compared_with = saved.path if saved else models[-1].path
         kl = _sum_up(compared_with, differences) if differences else None
         return _text_quality(models[0], text, chunks.shape, nll, kl)
@@ -143,10 +154,10 @@ def measure_strided_perplexity(
 ) -> TextQuality:
     """Measure a model's perplexity in windows of the text that begin every `stride` tokens.
 
-    Of each window the last `stride` tokens are scored, so that each has nearly a window before it.
-    A window has n_ctx + stride / 2 tokens, rounded up to 256: as `llama-perplexity --ppl-stride`
-    has it where its `--batch-size` is its `--ctx-size` (with a larger batch it asks for windows
-    that do not fit its context). As there, no BOS token is put in front of each window. Raises as
+    The last `stride` tokens of each window are scored, so that each has nearly a whole window
+    before it. A window has n_ctx + stride / 2 tokens, rounded up to a multiple of 256, and no BOS
+    token: as in `llama-perplexity --ppl-stride` with a `--batch-size` equal to `--ctx-size` (with a
+    larger batch, its windows do not fit its context). Other arguments and errors as
     `measure_perplexity`.
     """
     window = -(-(n_ctx + stride // 2) // CTX_STEP) * CTX_STEP
@@ -188,14 +199,14 @@ def _text_quality(
     nll: np.ndarray,
     kl: Divergence | None,
 ) -> TextQuality:
-    """The quality of a model on chunks of a text, by their `shape`, from -ln p of each token."""
+    """The result for -ln p of each token. shape: number of chunks, and tokens of a chunk."""
     n_chunks, n_ctx = shape
     perplexity = divergence.perplexity(nll)
     return TextQuality(model.path, text, n_ctx, n_chunks, len(nll), perplexity, kl)
 
 
 def _chunk_context(model: Model, chunks: np.ndarray, settings: ContextSettings) -> Context:
-    """A context that reads several chunks side by side."""
+    """A context for several chunks at once."""
     n_chunks, n_ctx = chunks.shape
     n_seq = text_chunks.n_side_by_side(n_chunks, n_ctx)
     return Context(model, n_ctx, settings, n_seq=n_seq, n_outputs=settings.n_ubatch)
@@ -229,7 +240,8 @@ def _score_end(context: Context, window: np.ndarray, n: int) -> Iterator[np.ndar
 
 
 def _same_chunks(saved: SavedLogits, chunks: np.ndarray, model: Model, text: Path) -> np.ndarray:
-    """The chunks that both have. Raises ReellamaError for saved logits of other tokens."""
+    """The chunks of a text that have saved logits. Raises ReellamaError for those of other
+    tokens."""
     n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
     n = min(len(chunks), len(saved.chunks))
     if saved.n_vocab != n_vocab or not np.array_equal(saved.chunks[:n], chunks[:n]):
@@ -241,9 +253,9 @@ def _same_chunks(saved: SavedLogits, chunks: np.ndarray, model: Model, text: Pat
 
 
 def _check_same_tokens(models: list[Model], content: bytes) -> None:
-    """Raise ReellamaError unless all models have the same vocabulary, as far as this text shows."""
-    first, *others = models
-    for other in others:
+    """Raise ReellamaError unless all models tokenize the text to the same tokens."""
+    first, *references = models
+    for other in references:
         pair = (first, other)
         sizes = [llama.llama_vocab_n_tokens(model.vocab) for model in pair]
         tokens, other_tokens = (text_chunks.tokenize(model, content) for model in pair)
@@ -264,10 +276,14 @@ def _score_all(
     chunks: np.ndarray,
     settings: ContextSettings,
     saved: SavedLogits | None,
-    keep: SavedLogits | None,
+    output: SavedLogits | None,
     progress: Progress | None,
 ) -> tuple[np.ndarray, TokenDifferences | None]:
-    """Score all chunks with one model, or with two against each other, or one against `saved`."""
+    """Score all chunks with one model, with two against each other, or with one against `saved`.
+
+    output: receives the first model's logits. Returns -ln p of each token, and the differences from
+    the reference.
+    """
     n_chunks, n_ctx = chunks.shape
     nll: list[np.ndarray] = []
     differences: list[TokenDifferences] = []
@@ -275,8 +291,8 @@ def _score_all(
         progress(0, n_chunks, float("nan"))
     for block in text_chunks.read_side_by_side(contexts, chunks, settings, n_ctx // 2):
         for chunk, positions, logits, tokens in _scored(contexts, chunks, block):
-            if keep is not None:
-                keep.put(chunk, positions, logits[0])
+            if output is not None:
+                output.put(chunk, positions, logits[0])
             if saved is not None:
                 reference = saved.log_probabilities(chunk, positions)
                 differences.append(divergence.differences_from_saved(logits[0], reference, tokens))
@@ -303,11 +319,11 @@ def _score_all(
 def _scored(
     contexts: list[Context], chunks: np.ndarray, block: Block
 ) -> Iterator[tuple[int, slice, list[np.ndarray], np.ndarray]]:
-    """Yield, for each chunk of a block, each model's logits and the tokens that really come next.
+    """Yield the scored positions of each chunk of a block, if there are any.
 
-    Before them come the chunk's number, and its positions counted from the first scored one. The
-    logits are float32 `[n, n_vocab]`, the tokens `[n]`, for the block's positions n_ctx / 2 and
-    later, all but the chunk's last, after which nothing comes.
+    Each item has the chunk's number, the positions counted from the first scored one, each model's
+    logits float32 `[n, n_vocab]`, and the tokens that come next `[n]`. Scored are positions from
+    n_ctx / 2 on, except the chunk's last one, which has no next token.
     """
     n_ctx = chunks.shape[1]
     start, end = max(block.positions.start, n_ctx // 2), block.positions.stop
@@ -315,14 +331,14 @@ def _scored(
     n_chunks, n = following.shape
     if n == 0:
         return
-    of_models = [
+    model_logits = [
         context.logits(n_chunks * (end - start)).reshape(n_chunks, end - start, -1)
         for context in contexts
     ]
     positions = slice(start - n_ctx // 2, start - n_ctx // 2 + n)
     for number, tokens in enumerate(following):
         chunk = block.chunks.start + number
-        yield chunk, positions, [logits[number, :n] for logits in of_models], tokens
+        yield chunk, positions, [logits[number, :n] for logits in model_logits], tokens
 
 
 def _sum_up(reference: Path, all_: TokenDifferences) -> Divergence:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SIZE = (8.0, 5.0)  # inches
 DPI = 160
 FRONT, OTHER = "#0b5fa5", "#8a8a8a"  # also distinct by shape and line
-# Where a name may stand beside its point: x and y in points, and how it is aligned.
+# Possible places of a name beside its point: offsets x and y in points, and alignments.
 SPOTS = (
     (7, 0, "left", "center"),
     (-7, 0, "right", "center"),
@@ -39,10 +39,10 @@ def check() -> None:
 
 
 def save(plot: ScatterPlot, path: Path, subtitle: str = "") -> list[Path]:
-    """Write `path` with .png and with .svg; returns both paths.
+    """Write a plot to `path` with .png and with .svg; returns both paths.
 
-    White ground, so that it can be read on light and dark pages alike. Raises ReellamaError when
-    matplotlib is missing or a file cannot be written.
+    The background is white, for light and dark pages. Raises ReellamaError if matplotlib is missing
+    or a file cannot be written.
     """
     check()
     return write(draw(plot, subtitle), path)
@@ -70,10 +70,10 @@ def draw(plot: ScatterPlot, subtitle: str = "") -> Figure:
     figure = Figure(figsize=SIZE, dpi=DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot(facecolor="white")
     front = [(plot.x[index], plot.y[index]) for index in plot.front]
-    others = [index for index in range(len(plot.names)) if index not in set(plot.front)]
+    beaten = [index for index in range(len(plot.names)) if index not in set(plot.front)]
     axes.plot(*zip(*front, strict=True), "o-", color=FRONT, label="Pareto front", zorder=3)
-    if others:
-        x, y = ([values[index] for index in others] for values in (plot.x, plot.y))
+    if beaten:
+        x, y = ([values[index] for index in beaten] for values in (plot.x, plot.y))
         axes.plot(x, y, "s", color=OTHER, markersize=5, label="beaten in both by another")
     axes.set_yscale("log")
     axes.margins(0.12)
@@ -88,10 +88,10 @@ def draw(plot: ScatterPlot, subtitle: str = "") -> Figure:
 
 
 def _name_points(figure: Figure, axes: Any, plot: ScatterPlot) -> None:
-    """Write each name where it covers the fewest points and other names."""
-    figure.draw_without_rendering()  # computes the places that the names must avoid
+    """Write each name at the spot where it covers the fewest points and other names."""
+    figure.draw_without_rendering()  # computes the positions of the points
     points = axes.transData.transform(list(zip(plot.x, plot.y, strict=True)))
-    taken: list[Any] = []
+    name_boxes: list[Any] = []
     for name, x, y in zip(plot.names, plot.x, plot.y, strict=True):
         candidates = []
         for number, (dx, dy, horizontal, vertical) in enumerate(SPOTS):
@@ -107,11 +107,11 @@ def _name_points(figure: Figure, axes: Any, plot: ScatterPlot) -> None:
                 zorder=4,
             )
             box = label.get_window_extent()
-            covered = sum(box.overlaps(other) for other in taken) * 2
+            covered = sum(box.overlaps(name_box) for name_box in name_boxes) * 2
             covered += sum(box.contains(*point) for point in points)
             candidates.append((covered, number, label, box))
         _, best, _, box = min(candidates, key=lambda candidate: candidate[:2])
         for _, number, label, _ in candidates:
             if number != best:
                 label.remove()
-        taken.append(box)
+        name_boxes.append(box)

@@ -1,8 +1,8 @@
-"""A model's predictions on a text, in the files of `llama-perplexity --kl-divergence-base`.
+"""Saved logits of a model on a text, in the format of `llama-perplexity --kl-divergence-base`.
 
 A file has the text's tokens, and for each scored position the log-probabilities of all tokens in
-16 bits, down to 16 below the greatest logit. A reference that is too large to be loaded beside
-another model is read once so, and compared with from then on.
+16 bits, down to 16 below the largest. A reference that is too large to be loaded together with
+another model needs to run only once.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -25,16 +25,16 @@ from reellama.gguf_tools.sizes import show_size
 MAGIC = b"_logits_"
 HEADER = struct.Struct("<8siii")  # magic, n_ctx, n_vocab, n_chunks; then the tokens
 LEVELS = 65535  # of 16 bits
-SCALE_SLOTS = 4  # uint16 in front of a row that hold two float32: the scale and the least value
+SCALE_SLOTS = 4  # uint16 at the start of a row, which are two float32: the scale and the minimum
 
 
 @dataclass(frozen=True, eq=False)
 class SavedLogits:
-    """A file of predictions: of the second half of each of `chunks`, int32 `[n_chunks, n_ctx]`."""
+    """A file of logits for the second half of each chunk."""
 
     path: Path
     n_vocab: int
-    chunks: np.ndarray
+    chunks: np.ndarray  # int32 [n_chunks, n_ctx], token ids
     rows: np.ndarray  # uint16 [n_chunks, scored positions, row_slots(n_vocab)], on disk
 
     @property
@@ -53,17 +53,17 @@ class SavedLogits:
         return values * scales[:, :1] + scales[:, 1:]
 
     def put(self, chunk: int, positions: slice, logits: np.ndarray) -> None:
-        """Write what `log_probabilities` gives back, from logits float32 `[n, n_vocab]`."""
+        """Write logits float32 `[n, n_vocab]`, for `log_probabilities` to read."""
         self.rows[chunk, positions] = encode_rows(logits)
 
 
 def row_slots(n_vocab: int) -> int:
-    """How many uint16 a position takes: the values, made even, and what scales them."""
+    """Number of uint16 of a position: scale and minimum, then an even number of values."""
     return 2 * ((n_vocab + 1) // 2) + SCALE_SLOTS
 
 
 def scored_positions(n_ctx: int) -> int:
-    """How many positions of a chunk are scored: the second half, but the last."""
+    """Number of scored positions of a chunk: its second half without the last."""
     return n_ctx - 1 - n_ctx // 2
 
 
@@ -89,7 +89,7 @@ def encode_rows(logits: np.ndarray) -> np.ndarray:
 def read_logits(path: str | Path) -> SavedLogits:
     """Open a file that `saving_logits` or llama-perplexity has written.
 
-    Raises ReellamaError for a file that is missing, cut off or something else.
+    Raises ReellamaError for a file that is missing, truncated or in another format.
     """
     path = Path(path).expanduser()
     try:
@@ -116,9 +116,9 @@ def read_logits(path: str | Path) -> SavedLogits:
 
 @contextmanager
 def saving_logits(path: Path, n_vocab: int, chunks: np.ndarray) -> Iterator[SavedLogits]:
-    """A file to `put` a model's predictions into; it is there whole, or not at all.
+    """A context with a new file to `put` logits into. It is written atomically.
 
-    Raises ReellamaError where the disk has no room for it.
+    Raises ReellamaError if the disk is too full.
     """
     n_chunks, n_ctx = chunks.shape
     needed, free = _size(n_ctx, n_vocab, n_chunks), shutil.disk_usage(path.absolute().parent).free

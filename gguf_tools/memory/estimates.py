@@ -1,7 +1,7 @@
-"""Estimate the memory that llama.cpp takes for a GGUF: weights, KV cache and compute buffers.
+"""Estimate llama.cpp's memory for a GGUF from its header: weights, KV cache, compute buffers.
 
-All of it is computed from the header. The sizes are those that llama.cpp prints when it loads a
-model and makes a context (src/llama-kv-cache.cpp, src/llama-graph.cpp); the tests compare them.
+The sizes are those that llama.cpp prints when it loads a model and creates a context
+(src/llama-kv-cache.cpp, src/llama-graph.cpp). The tests compare them.
 """
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -13,8 +13,8 @@ N_UBATCH = 512  # positions in a micro-batch, llama.cpp's default
 KV_TYPE_NAMES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KV_CACHE_MULTIPLE = 256  # a KV cache holds a multiple of this many positions
 
-# Every n-th layer has full attention and the others a sliding window, where the file does not say
-# which. Architectures that are not listed count as without a window.
+# If a file does not say which layers have a sliding window: all but every n-th have. Architectures
+# that are not listed have no window.
 SLIDING_PATTERNS = {
     "cohere2": 4,
     "gemma2": 2,
@@ -28,7 +28,7 @@ SLIDING_PATTERNS = {
 
 
 def sliding_window(file: GGUFFile) -> int:
-    """Return how many positions the sliding window of some layers holds, 0 without one."""
+    """Return the size of the sliding window in positions, 0 without one."""
     return _per_layer(file, "attention.sliding_window", 0, 0)
 
 
@@ -47,11 +47,11 @@ def has_sliding_window(file: GGUFFile, layer: int) -> bool:
 def kv_bytes_per_position(
     file: GGUFFile, layer: int, type_k: str = "f16", type_v: str = "f16"
 ) -> int:
-    """Return what one position costs in the KV cache of one layer, in bytes."""
+    """Return the size of one position in the KV cache of one layer, in bytes."""
     if file.metadata.get(f"{file.architecture}.attention.causal") is False:
-        return 0  # an encoder keeps nothing
+        return 0  # encoders have no KV cache
     if layer >= file.n_layer - _per_layer(file, "attention.shared_kv_layers", layer, 0):
-        return 0  # it uses an earlier layer's
+        return 0  # the layer shares the cache of an earlier one
     n_head = _per_layer(file, "attention.head_count", layer, 1)
     n_head_kv = _per_layer(file, "attention.head_count_kv", layer, n_head)
     k_length, v_length = (_head_length(file, name, layer) for name in ("key", "value"))
@@ -70,11 +70,16 @@ def kv_bytes(
     *,
     swa_full: bool = True,
 ) -> int:
-    """Return the size of one layer's KV cache in bytes, or of its recurrent state.
+    """Return the size of one layer's KV cache, or of its recurrent state, in bytes.
 
-    `swa_full` is llama.cpp's option: layers with a sliding window keep all positions, which this
-    project's engine needs in order to go back in a conversation. Without it they keep the window
-    and one batch. `n_ctx` is rounded up to a multiple of 256, as llama.cpp does.
+    Args:
+        file: header of the model.
+        layer: index of the layer.
+        n_ctx: positions; rounded up to a multiple of 256, as in llama.cpp.
+        type_k, type_v: types of the cache.
+        swa_full: llama.cpp's option: whether layers with a sliding window keep all positions, which
+            the engine needs to go back in a conversation. Without it they keep the window and one
+            micro-batch.
     """
     per_position = kv_bytes_per_position(file, layer, type_k, type_v)
     if not per_position:
@@ -83,7 +88,7 @@ def kv_bytes(
 
 
 def recurrent_bytes(file: GGUFFile) -> int:
-    """Return the state of one recurrent layer (Mamba, Mamba 2) in bytes, 0 where there is none."""
+    """Return the size of a recurrent layer's state (Mamba, Mamba 2) in bytes, 0 for no state."""
     d_inner, d_state, d_conv, n_group = (
         _per_layer(file, f"ssm.{name}", 0, 0)
         for name in ("inner_size", "state_size", "conv_kernel", "group_count")
@@ -93,14 +98,12 @@ def recurrent_bytes(file: GGUFFile) -> int:
 
 
 def layer_weight_bytes(file: GGUFFile) -> list[int]:
-    """Return the bytes of each layer's tensors, the output layer last: `n_layer + 1` numbers.
-
-    With tied embeddings, the output layer takes the bytes of the token embeddings.
-    """
+    """Return the size of each layer's tensors in bytes, the output layer last: `n_layer + 1`
+    numbers. With tied embeddings, the output layer's size is that of the token embeddings."""
     sizes = [0] * (file.n_layer + 1)
     for tensor in file.tensors.values():
-        prefix, _, rest = tensor.name.partition(".")
-        index = rest.partition(".")[0]
+        prefix, _, suffix = tensor.name.partition(".")
+        index = suffix.partition(".")[0]
         if prefix == "blk" and index.isdecimal() and int(index) < file.n_layer:
             sizes[int(index)] += tensor.n_bytes
         elif prefix.startswith("output"):
@@ -118,33 +121,33 @@ def compute_bytes(
     n_outputs: int = N_UBATCH,
     swa_full: bool = True,
 ) -> int:
-    """Return an upper estimate of the buffer for intermediate results, in bytes.
+    """Return an upper estimate of the compute buffer for N_UBATCH positions, in bytes.
 
-    For N_UBATCH positions, the greater of two: the logits of `n_outputs` of them (llama.cpp makes
-    room for all unless told otherwise); or one layer, with its attention mask and its feed-forward
-    network's widest point held twice. Eight vectors of a layer's width are added to either.
+    It is eight vectors of a layer's width, plus the larger of two: the logits of `n_outputs`
+    positions (by default llama.cpp reserves all), or one layer's attention mask and twice the
+    widest vectors of its feed-forward network.
 
-    Flash attention, which llama.cpp uses wherever the device has it, does not store the attention
-    scores; without it they are added, and the mask is twice as large.
+    Flash attention, which llama.cpp uses if the device supports it, does not store attention
+    scores. Without it they are added, and the mask is twice as large.
     """
     embeddings = file.tensors.get(TOKEN_EMBEDDINGS)
     n_vocab = embeddings.shape[-1] if embeddings and embeddings.shape else 0
     masks = [_cells(file, n_ctx, cut=False)]
     if any(has_sliding_window(file, layer) for layer in range(file.n_layer)):
         masks.append(_cells(file, n_ctx, cut=not swa_full))
-    n_head = _most(file, "attention.head_count", 1)
+    n_head = _largest(file, "attention.head_count", 1)
     attention = sum(masks) * N_UBATCH * 2  # float16
     if not flash_attn:
         attention = (sum(masks) + n_head * masks[0]) * N_UBATCH * 4
-    longest = max(_most(file, f"attention.key_length{swa}", 0) for swa in ("", "_swa"))
-    width = max(file.n_embd, n_head * longest, _most(file, "ssm.inner_size", 0))
+    key_length = max(_largest(file, f"attention.key_length{swa}", 0) for swa in ("", "_swa"))
+    width = max(file.n_embd, n_head * key_length, _largest(file, "ssm.inner_size", 0))
     vectors = 8 * width * N_UBATCH * 4
     logits = n_vocab * min(n_outputs, N_UBATCH) * 4
     return max(logits, attention + 2 * _feed_forward(file) * N_UBATCH * 4) + vectors
 
 
 def _cells(file: GGUFFile, n_ctx: int, cut: bool) -> int:
-    """The positions of a layer's KV cache, `cut` to its window or not."""
+    """The positions of a layer's KV cache. cut: whether it is limited to the sliding window."""
     n = min(n_ctx, sliding_window(file) + N_UBATCH) if cut else n_ctx
     return -(-n // KV_CACHE_MULTIPLE) * KV_CACHE_MULTIPLE
 
@@ -159,13 +162,14 @@ def _head_length(file: GGUFFile, name: str, layer: int) -> int:
 
 
 def _feed_forward(file: GGUFFile) -> int:
-    """The width of a feed-forward network; of a mixture, that of all active experts together."""
-    n_used = _most(file, "expert_used_count", 0)
-    experts = n_used * (_most(file, "expert_feed_forward_length", 0) + file.n_embd)
-    return max(_most(file, "feed_forward_length", 4 * file.n_embd), experts)
+    """The width of a feed-forward network; for a mixture, the sum over all active experts."""
+    n_used = _largest(file, "expert_used_count", 0)
+    experts = n_used * (_largest(file, "expert_feed_forward_length", 0) + file.n_embd)
+    return max(_largest(file, "feed_forward_length", 4 * file.n_embd), experts)
 
 
-def _most(file: GGUFFile, name: str, default: int) -> int:
+def _largest(file: GGUFFile, name: str, default: int) -> int:
+    """The largest value of a hyperparameter over all layers."""
     value = file.metadata.get(f"{file.architecture}.{name}")
     layers = range(file.n_layer if isinstance(value, list) else 1)
     return max(_per_layer(file, name, layer, default) for layer in layers)

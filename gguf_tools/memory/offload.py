@@ -71,25 +71,23 @@ def count_fitting_layers(
 ) -> int:
     """Return how many layers fit into `free_bytes` of GPU memory: 0 to n_layer + 1.
 
-    Counted as llama.cpp's `n_gpu_layers` does: the first to move is the output layer, then the last
-    layer, and on towards the first. A layer costs its tensors and its KV cache of `n_ctx`
-    positions (0: as many as the model was trained on), sliding windows counted in full.
+    As for llama.cpp's `n_gpu_layers`, the output layer moves first, then the last layer, and so on.
+    A layer costs its tensors and its full KV cache of `n_ctx` positions (0 for the training
+    context).
     """
     return _fitting(_steps(file, n_ctx or file.n_ctx_train, type_k, type_v), free_bytes)
 
 
 def gpu_share(file: GGUFFile, n_gpu_layers: int) -> float:
-    """Return what share of the weights `n_gpu_layers` (negative: all) put on a GPU, 0 to 1."""
+    """Return the share of the weights, 0 to 1, on a GPU with `n_gpu_layers` (negative for all)."""
     *layers, output = layer_weight_bytes(file)
     moved = [output, *reversed(layers)]
     return sum(moved if n_gpu_layers < 0 else moved[:n_gpu_layers]) / sum(moved)
 
 
 def max_context(file: GGUFFile, free_bytes: int, type_k: str = "f16", type_v: str = "f16") -> int:
-    """Return the longest context that fits into `free_bytes` with all layers.
-
-    A multiple of 256, at most the training context; 0 where nothing fits.
-    """
+    """Return the longest context that fits into `free_bytes` with all layers: a multiple of 256, or
+    the training context; 0 if none fits."""
     weights = sum(layer_weight_bytes(file))
     state, cells = (  # bytes at any length, and for the first KV_CACHE_MULTIPLE positions
         sum(kv_bytes(file, layer, n_ctx, type_k, type_v) for layer in range(file.n_layer))
@@ -115,10 +113,10 @@ def _fitting(steps: list[tuple[int, int, int]], free_bytes: int) -> int:
 
 
 def _steps(file: GGUFFile, n_ctx: int, type_k: str, type_v: str) -> list[tuple[int, int, int]]:
-    """Bytes of weights, KV cache and intermediate results on the GPU with 0, 1, ... layers there.
+    """Bytes of weights, KV cache and compute buffer on the GPU, with 0, 1, ... layers on it.
 
-    Layers in main memory are copied to the GPU one at a time while a prompt is read: the largest of
-    them is added to the intermediate results.
+    While a prompt is read, layers in main memory are copied to the GPU one at a time, so the
+    largest of them is added to the compute buffer.
     """
     *layers, output = layer_weight_bytes(file)
     compute = compute_bytes(file, n_ctx)

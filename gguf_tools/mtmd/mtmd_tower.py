@@ -4,8 +4,8 @@
         layout = tower.layout(336, 336)
         embeddings = tower.encode(frames)     # [pictures, rows, columns, n_embd]
 
-libmtmd scales, cuts and normalizes the frames as their family wants it, and its projector makes
-embeddings for one LLM. A picture is one frame, or two where the family merges neighbours in time.
+libmtmd scales, cuts and normalizes frames as their family requires, and its projector makes
+embeddings for one LLM. A picture is one frame, or two if the family merges neighbours in time.
 """
 
 from __future__ import annotations
@@ -32,26 +32,27 @@ from reellama.gguf_tools.runtime import backend
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.gguf_tools.threads import default_threads
 
-# Pixels on the side of a picture where the header does not say.
-DEFAULT_IMAGE_SIZE = 224
-# Most embeddings that libmtmd computes at once, where a family can: more take memory, not time.
+DEFAULT_IMAGE_SIZE = 224  # side of the tower's input in pixels, if the header has none
+# Largest number of embeddings in a batch, for families that support batches. A larger number takes
+# more memory and saves no time.
 BATCH_TOKENS = 1024
-# Families that show the whole picture before its tiles; all others show it after them.
+# Families that put the whole picture before its tiles; all others put it after them.
 OVERVIEW_FIRST = frozenset({"resampler", "minicpmv4_6"})
 
 
 class VisionTowerError(ReellamaError):
-    """An `mmproj` that cannot be used, or a frame that it cannot take."""
+    """An `mmproj` that cannot be used, or a frame that cannot be encoded."""
 
 
 @dataclass(frozen=True)
 class PictureLayout:
     """How a family puts a picture of one size into the prompt.
 
-    begin, end: token ids around the embeddings of the whole picture.
-    rows, columns: of the embeddings; one row where they have no place in the picture.
-    tiled: the picture with its tiles, where a family has some: token ids, and None for each image,
-    a tile or the whole picture, in their order.
+    Attributes:
+        begin, end: token ids around the embeddings of the whole picture.
+        rows, columns: of the embeddings; one row if they lie on no grid.
+        tiled: the parts of a picture with its tiles in order: token ids, or None for an image (a
+            tile or the whole picture).
     """
 
     begin: tuple[int, ...]
@@ -62,19 +63,35 @@ class PictureLayout:
 
     @property
     def n_tokens(self) -> int:
-        """Embeddings of the whole picture."""
+        """Number of embeddings of the whole picture."""
         return self.rows * self.columns
 
     @property
     def n_images(self) -> int:
-        """The picture and its tiles."""
+        """Number of images: the whole picture and its tiles."""
         return self.tiled.count(None)
 
 
 class MtmdTower(Closeable):
-    """The encoder and projector of `mmproj`, for the LLM `llm`, whose weights are not loaded.
+    """The encoder and projector of an `mmproj`. Not thread-safe.
 
-    Not thread-safe. Raises VisionTowerError, or GGUFError for a broken LLM.
+    Args:
+        mmproj: the file.
+        llm: its LLM, of which only the vocabulary is loaded.
+        n_threads: None for `default_threads`.
+        use_gpu: whether to compute on a GPU.
+
+    Attributes:
+        image_size: side of the tower's input in pixels.
+        n_embd: width of the embeddings.
+        has_mrope: whether the LLM uses M-RoPE positions.
+        causal: whether the LLM reads the embeddings with a causal mask.
+        n_merged_frames: number of frames in a picture.
+        layout: (width, height) of a frame -> `PictureLayout`, cached.
+
+    Raises:
+        VisionTowerError: the `mmproj` cannot be used.
+        GGUFError: the LLM cannot be loaded.
     """
 
     def __init__(
@@ -112,17 +129,17 @@ class MtmdTower(Closeable):
         tiles: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
-        """uint8 RGB frames of one size -> float32 `[pictures, rows, columns, n_embd]`.
+        """uint8 RGB frames `[H, W, 3]` of one size -> float32 `[pictures, rows, columns, n_embd]`.
 
-        A picture is `n_merged_frames` frames. With `tiles` the rows of all images of a picture
-        follow each other, `[pictures, images x rows, columns, n_embd]`.
+        tiles: whether to encode the tiles of pictures, too. The rows of all images of a picture
+        then follow each other: `[pictures, images * rows, columns, n_embd]`.
         """
         if len({frame.shape for frame in frames}) != 1:
             raise VisionTowerError("frames of different sizes: scale them to one")
         height, width = frames[0].shape[:2]
         layout = self.layout(width, height)
         embeddings: list[np.ndarray] = []
-        # A few pictures at a time: libmtmd keeps each as float32 until it is encoded.
+        # Process a few pictures at a time, because libmtmd stores them as float32.
         step = self.n_merged_frames * max(1, BATCH_TOKENS // layout.n_tokens)
         for start in range(0, len(frames), step):
             embeddings += self._encode_some(frames[start : start + step], layout.n_tokens, tiles)
@@ -136,11 +153,11 @@ class MtmdTower(Closeable):
         self._free()
 
     def _layout(self, width: int, height: int) -> PictureLayout:
-        """How a frame of this size stands in the prompt; `layout` remembers it."""
+        """See `layout`, which caches the results."""
         picture = TokenizedPicture(self.ptr, [(width, height)])
         image = self._overview(picture)
         begin, end = picture.ids_around(image)
-        if image > 0:  # its tiles come before it, and before them what opens the picture
+        if image > 0:  # the tiles come before the whole picture, and begin tokens before them
             begin = (
                 begin[1:]
                 if self.header.projector_type == "idefics3"
@@ -150,11 +167,11 @@ class MtmdTower(Closeable):
         return PictureLayout(begin, end, rows, columns, picture.segments)
 
     def _overview(self, picture: TokenizedPicture) -> int:
-        """Which of its images shows the whole picture. Tiles are for documents, not for video."""
+        """The index of the image that shows the whole picture."""
         return 0 if self.header.projector_type in OVERVIEW_FIRST else len(picture.images) - 1
 
     def _grid(self, picture: TokenizedPicture, image: int) -> tuple[int, int]:
-        """Rows and columns of a picture's embeddings; one row where they are no grid."""
+        """Rows and columns of an image's embeddings; one row if they lie on no grid."""
         n_tokens = picture.n_tokens(image)
         rows = columns = round(n_tokens**0.5)
         if self.has_mrope:
@@ -168,7 +185,7 @@ class MtmdTower(Closeable):
     def _encode_some(
         self, frames: Sequence[np.ndarray], n_tokens: int, tiles: bool
     ) -> list[np.ndarray]:
-        """`[n_tokens, n_embd]` for each image of some frames, with or without the tiles."""
+        """Embeddings `[n_tokens, n_embd]` of each image of some frames."""
         step = self.n_merged_frames
         pictures = [
             TokenizedPicture(self.ptr, frames[i : i + step]) for i in range(0, len(frames), step)
@@ -184,26 +201,28 @@ class MtmdTower(Closeable):
         return embeddings
 
     def _encode_batch(self, images: Sequence[Any], n_tokens: int) -> list[np.ndarray]:
-        """`[n_tokens, n_embd]` for each of the first images, as many as libmtmd takes at once."""
+        """Embeddings `[n_tokens, n_embd]` of each of the first images, as many as fit a batch."""
         batch = mtmd.mtmd_batch_init(self.ptr)
         try:
-            taken = list(takewhile(lambda it: not mtmd.mtmd_batch_add_chunk(batch, it), images))
-            if not taken or mtmd.mtmd_batch_encode(batch):
+            added = list(
+                takewhile(lambda image: not mtmd.mtmd_batch_add_chunk(batch, image), images)
+            )
+            if not added or mtmd.mtmd_batch_encode(batch):
                 reason = " ".join(backend.last_errors()[-1:])
                 raise VisionTowerError(f"{self.path} could not encode a frame: {reason}")
             shape = (n_tokens, self.n_embd)
-            rows = [mtmd.mtmd_batch_get_output_embd(batch, image) for image in taken]
+            rows = [mtmd.mtmd_batch_get_output_embd(batch, image) for image in added]
             return [np.ctypeslib.as_array(row, shape).copy() for row in rows]
         finally:
             mtmd.mtmd_batch_free(batch)
 
 
 def _open(mmproj: Path, model: backend.Model, n_threads: int, use_gpu: bool) -> Any:
-    """The `mtmd_context *` of a file. Closes the model where there is none."""
+    """The `mtmd_context *` of a file. On an error, it closes the model."""
     parameters = mtmd.mtmd_context_params_default()
     parameters.use_gpu = use_gpu
     parameters.print_timings = False
-    parameters.warmup = False  # it would encode a picture, as the first frame does
+    parameters.warmup = False  # a warm-up encodes a picture, which the first frame does anyway
     parameters.n_threads = n_threads
     parameters.batch_max_tokens = BATCH_TOKENS
     mtmd.mtmd_helper_log_set(backend.log_callback, ctypes.c_void_p(None))

@@ -1,4 +1,4 @@
-"""A picture as libmtmd tokenizes it: images to encode, and the token ids around them."""
+"""A picture tokenized by libmtmd: images to encode, and the token ids around them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ IMAGE = 1  # of enum mtmd_input_chunk_type
 
 
 class TokenizedPicture:
-    """Frames that stand side by side in a prompt: one, or those that the family may merge.
+    """One or more neighbouring frames, tokenized together so that the family may merge them.
 
-    frames: uint8 RGB `[height, width, 3]`, or `(width, height)` to see how such a frame would be
-    laid out. images: an `mtmd_input_chunk *` for each of the pictures, or tiles, that they become.
+    Args:
+        context: an `mtmd_context *`.
+        frames: uint8 RGB `[height, width, 3]`, or `(width, height)` for the layout only.
+
+    Attributes:
+        images: an `mtmd_input_chunk *` for each picture or tile that the frames become.
     """
 
     def __init__(self, context: Any, frames: Sequence[np.ndarray | tuple[int, int]]) -> None:
@@ -44,19 +48,19 @@ class TokenizedPicture:
 
     @property
     def segments(self) -> tuple[tuple[int, ...] | None, ...]:
-        """All of it in order: token ids, and None for an image."""
+        """All parts in order: token ids, or None for an image."""
         return tuple(None if i in self._at else self._ids(i) for i in range(len(self._all)))
 
     def n_tokens(self, image: int) -> int:
-        """How many embeddings an image has."""
+        """Number of embeddings of an image."""
         return int(mtmd.mtmd_input_chunk_get_n_tokens(self.images[image]))
 
     def offsets(self, image: int) -> np.ndarray:
-        """Positions of its embeddings in time, down and to the right, int32 `[3, n]`."""
+        """M-RoPE positions (t, y, x) of an image's embeddings, int32 `[3, n]`."""
         tokens = mtmd.mtmd_input_chunk_get_tokens_image(self.images[image])
         n = self.n_tokens(image)
-        places = (mtmd.mtmd_image_tokens_get_decoder_pos(tokens, 0, i) for i in range(n))
-        return np.array([(place.t, place.y, place.x) for place in places], np.int32).T
+        positions = (mtmd.mtmd_image_tokens_get_decoder_pos(tokens, 0, i) for i in range(n))
+        return np.array([(pos.t, pos.y, pos.x) for pos in positions], np.int32).T
 
     def _ids(self, index: int) -> tuple[int, ...]:
         if not 0 <= index < len(self._all) or index in self._at:

@@ -1,9 +1,9 @@
-"""Whether libmtmd can encode a frame with an mmproj, tried in a child process.
+"""Try in a child process whether libmtmd can encode a frame with an mmproj.
 
     python -m reellama.gguf_tools.mtmd.tower_probe MMPROJ LLM
 
-Headers tell most of what is wrong with a file. What they do not tell, such as shapes that do not
-fit each other, fails an assertion of llama.cpp's, which ends the process that it happens in.
+Most problems of a file can be detected from its header. Others, such as shapes that do not fit each
+other, fail an assertion in llama.cpp, which aborts the process.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, VisionTowerError
 
 PROBE_COMMAND = (sys.executable, "-m", "reellama.gguf_tools.mtmd.tower_probe")
-PROBE_SECONDS = 600.0  # until a child counts as one that hangs
-WORKED, REFUSED = 0, 3  # exit statuses of a child; all others are crashes
+PROBE_SECONDS = 600.0  # timeout for a child that hangs
+WORKED, REFUSED = 0, 3  # exit statuses of a child; all others mean a crash
 
 
 def check_tower(mmproj: Path, llm: Path, command: Sequence[str] = PROBE_COMMAND) -> None:
-    """Raise VisionTowerError when encoding a frame with `mmproj` would end this process.
+    """Raise VisionTowerError if encoding a frame with `mmproj` would crash this process.
 
-    Two files that worked once are not tried again until one of them, or llama.cpp, has changed.
-    What a child refuses without a crash is for the caller to find.
+    Files that worked are not tried again until one of them, or llama.cpp, changes. An error without
+    a crash is not raised here: the caller will get it, too.
     """
     worked = folder() / _key(mmproj, llm)
     if worked.exists():
@@ -73,8 +73,8 @@ def _key(mmproj: Path, llm: Path) -> str:
 
 
 def _encode_two_frames(mmproj: Path, llm: Path) -> int:
-    """Two, for some families make one picture of them; returns an exit status."""
-    with suppress(ImportError, OSError, ValueError):  # a crash that was looked for leaves no core
+    """Encode two frames, because some families merge two; returns an exit status."""
+    with suppress(ImportError, OSError, ValueError):  # leave no core dump after a crash
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,7 +1,8 @@
-"""How often a model finds the right one of several answers likeliest, as `llama-perplexity` counts.
+"""Multiple-choice accuracy of a model, computed as in `llama-perplexity`.
 
-An answer's score is the mean of the log-probabilities of its tokens, from the first one on that is
-not the same in all answers. WinoGrande scores what follows the answer in place of the answer.
+The answer with the highest score is chosen. A score is the mean log-probability of an answer's
+tokens, from the first token that differs between answers. WinoGrande scores the text after the
+answer instead.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -24,15 +25,15 @@ from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text import text_chunks
 
 N_SEQUENCES = 4  # of llama-perplexity's context for these scores, each of n_ctx positions
-MIN_TRAILING = 3  # WinoGrande: with as few tokens behind the answer, it is scored too
-Z = 1.95996398454  # standard deviations on either side that hold 95% of a normal distribution
+MIN_TRAILING = 3  # WinoGrande: with at most this many tokens after the answer, it is scored too
+Z = 1.95996398454  # standard deviations of a 95% interval of a normal distribution
 
-Progress = Callable[[int, int, float], None]  # tasks done, of how many, share right so far
+Progress = Callable[[int, int, float], None]  # tasks done, total tasks, accuracy so far
 
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """How many of a benchmark's tasks a model got right."""
+    """The accuracy of a model on a benchmark."""
 
     model: Path
     file: Path
@@ -51,13 +52,16 @@ class ChoiceScore:
 
     def to_json(self) -> dict[str, Any]:
         """This object as plain values."""
-        scores = [[None if math.isnan(one) else one for one in task] for task in self.scores]
-        places = {"model": str(self.model), "file": str(self.file)}
-        return asdict(self) | places | {"scores": scores}
+        scores = [
+            [None if math.isnan(score) else score for score in task_scores]
+            for task_scores in self.scores
+        ]
+        paths = {"model": str(self.model), "file": str(self.file)}
+        return asdict(self) | paths | {"scores": scores}
 
 
 class _Tokenized(NamedTuple):
-    """A task's texts as tokens, and where what is scored begins."""
+    """A task's texts as tokens."""
 
     answers: list[np.ndarray]  # int32, a row of tokens for each
     n_common: int  # tokens that all begin with
@@ -88,10 +92,21 @@ def measure_choices(
     lora: Sequence[tuple[Path, float]] = (),
     progress: Progress | None = None,
 ) -> ChoiceScore:
-    """Score a model on a file of `benchmark`: hellaswag, winogrande or multiple-choice.
+    """Score a model on a benchmark.
 
-    Of at most `n_tasks` tasks, by default all. Raises GGUFError for a model that cannot be loaded,
-    and ReellamaError for a file of another form or a task that does not fit the context.
+    Args:
+        path: the model.
+        file: the tasks.
+        benchmark: format of the file: hellaswag, winogrande or multiple-choice.
+        n_tasks: largest number of tasks; None for all.
+        n_ctx: positions of each of N_SEQUENCES sequences.
+        n_threads, n_gpu_layers: see `ContextSettings` and `load_model`.
+        lora: GGUF adapters and their scales.
+        progress: called after each group of tasks.
+
+    Raises:
+        GGUFError: the model cannot be loaded.
+        ReellamaError: the file has another format, or a task does not fit the context.
     """
     file = Path(file)
     read = READERS[benchmark](file, n_tasks)
@@ -100,9 +115,9 @@ def measure_choices(
         n_seq = max(N_SEQUENCES, *(len(task.answers) for task in tokenized))
         groups = list(_groups(tokenized, n_seq, N_SEQUENCES * n_ctx, file))
         settings = ContextSettings(n_batch=N_SEQUENCES * n_ctx, n_threads=n_threads)
-        most = max(sum(map(_n_rows, group)) for group in groups)
+        n_outputs = max(sum(map(_n_rows, group)) for group in groups)
         with Context(
-            model, N_SEQUENCES * n_ctx, settings, n_seq=n_seq, n_outputs=most, unified=True
+            model, N_SEQUENCES * n_ctx, settings, n_seq=n_seq, n_outputs=n_outputs, unified=True
         ) as context:
             if lora:
                 context.set_adapters(lora)
@@ -133,15 +148,15 @@ def _score_tasks(
     tasks: Sequence[Task],
     progress: Progress | None,
 ) -> tuple[list[list[float]], list[int], int]:
-    """Return each task's scores, the answer that is chosen in each, and how many are right."""
+    """Return the scores and the chosen answer of each task, and the number of right answers."""
     scores: list[list[float]] = []
     answers: list[int] = []
     n_right = 0
     for group in groups:
-        for of_task in _score_group(context, group):
+        for task_scores in _score_group(context, group):
             task = tasks[len(scores)]
-            answers.append(_choose(of_task, is_pair=bool(task.prefixes)))
-            scores.append(of_task)
+            answers.append(_choose(task_scores, is_pair=bool(task.prefixes)))
+            scores.append(task_scores)
             n_right += answers[-1] in task.right
         if progress:
             progress(len(scores), len(tasks), n_right / len(scores))
@@ -149,7 +164,7 @@ def _score_tasks(
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share of n, after Wilson, which holds near 0 and 1 too.
+    """Wilson's 95% interval of a share of n, which is valid near 0 and 1, too.
 
     https://doi.org/10.1080/01621459.1927.10502953
     """
@@ -185,10 +200,10 @@ def _groups(
                 f"{file}: task {number + 1} of those that were taken has {task.n_tokens:,} "
                 f"tokens, but --ctx leaves room for {n_positions:,}: raise it"
             )
-        with_it = [*group, task]
+        extended = [*group, task]
         if (
-            sum(len(other.answers) for other in with_it) > n_seq
-            or sum(other.n_tokens for other in with_it) > n_positions
+            sum(len(member.answers) for member in extended) > n_seq
+            or sum(member.n_tokens for member in extended) > n_positions
         ):
             yield group
             group = []
@@ -197,16 +212,16 @@ def _groups(
 
 
 def _n_rows(task: _Tokenized) -> int:
-    """Rows of logits that a task has: of its last common token, and of its answers' tokens.
+    """Number of rows of logits for a task: for its last common token, and for its answers' tokens.
 
-    The last token of an answer predicts nothing, and WinoGrande has its logits all the same.
+    An answer's last token predicts nothing, but llama-perplexity computes its logits in WinoGrande.
     """
     lengths = sum(len(tokens) - task.n_common for tokens in task.answers)
     return 1 + lengths - (0 if task.prefix_lengths else len(task.answers))
 
 
 def _spans(task: _Tokenized, first_sequence: int) -> Iterator[BatchSpan]:
-    """What of a task is decoded: the common tokens once, in the sequences of all answers."""
+    """The spans to decode for a task: the common tokens for all sequences, then each answer."""
     n, common = task.n_common, task.answers[0][: task.n_common]
     if n:
         yield BatchSpan(common, 0, first_sequence, n - 1, n_sequences=len(task.answers))
@@ -238,7 +253,7 @@ def _score_group(context: Context, group: list[_Tokenized]) -> list[list[float]]
 
 
 def _ending_rows(task: _Tokenized) -> Iterator[_Scored]:
-    """The scored tokens in HellaSwag and multiple choice: all after those that answers share."""
+    """The scored tokens in HellaSwag and multiple choice: all after the common ones."""
     row = 1
     for tokens in task.answers:
         n = len(tokens) - task.n_common - 1
@@ -247,12 +262,12 @@ def _ending_rows(task: _Tokenized) -> Iterator[_Scored]:
 
 
 def _winogrande_rows(task: _Tokenized) -> Iterator[_Scored]:
-    """The scored tokens in WinoGrande: those behind the answer, without the sentence's last.
+    """The scored tokens in WinoGrande: those after the answer, without the sentence's last one.
 
-    With few tokens behind it the answer counts as well. So that scores equal llama-perplexity's,
-    two of its slips are kept: then the second answer's first token is predicted from where the
-    first answer ends; and where a sentence begins with its gap, in a model without BOS, all is read
-    a row late, because the row of a common token is counted that is not there.
+    With few tokens after it, the answer is scored as well. Two mistakes of llama-perplexity are
+    reproduced, so that scores are equal. In that case, the second answer's first token is predicted
+    from the first answer's last row. And if a sentence begins with the gap and the model has no
+    BOS, all rows are one too late, because a common token is counted that does not exist.
     """
     n_common, before = task.n_common, 0
     is_behind = all(len(tokens) - n_common > MIN_TRAILING for tokens in task.answers)
@@ -274,7 +289,7 @@ def _mean_log_probability(logits: np.ndarray, first_row: int, answer: _Scored) -
 
 
 def _choose(scores: list[float], *, is_pair: bool) -> int:
-    """The answer of the highest score: the first of equals, but WinoGrande's second."""
+    """The answer with the highest score; of equal ones the first, but in WinoGrande the second."""
     if is_pair:
         return 0 if scores[0] > scores[1] else 1
     return int(np.argmax(scores))

@@ -1,8 +1,8 @@
 """Tasks with several answers, in the files of `llama-perplexity`.
 
-HellaSwag is a text file of six lines a task, WinoGrande a CSV file, and ARC, MMLU and TruthfulQA
-come in a binary format. Where a part of the tasks is drawn, it is the part that llama-perplexity
-draws, with its fixed seed.
+HellaSwag is a text file with six lines a task, WinoGrande a CSV file; ARC, MMLU and TruthfulQA are
+in a binary format. A random part of the tasks is the same as in llama-perplexity, which has a fixed
+seed.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
 """
 
@@ -31,22 +31,22 @@ class Task:
     """A question with its answers."""
 
     texts: tuple[bytes, ...]  # the whole text with each of the answers
-    right: frozenset[int]  # which of them are right
-    # WinoGrande: the texts up to and with the answer; what comes after is the same for all.
+    right: frozenset[int]  # indices of the right answers
+    # For WinoGrande: the text up to and with each answer. The text after it is always the same.
     prefixes: tuple[bytes, ...] = ()
 
 
 class TaskFile(NamedTuple):
-    """The tasks that were read, and how many of the file's lines hold none."""
+    """The tasks of a file, and the number of lines that were skipped."""
 
     tasks: list[Task]
     n_skipped: int
 
 
 def read_hellaswag(path: Path, n_tasks: int | None) -> TaskFile:
-    """Read HellaSwag, at most `n_tasks` of its tasks, in an order drawn at random.
+    """Read at most `n_tasks` tasks of HellaSwag in random order.
 
-    Raises ReellamaError for a file that cannot be read or is laid out otherwise.
+    Raises ReellamaError for a file that cannot be read or has another format.
     """
     lines = _lines(read_text(path))
     if not lines or len(lines) % HELLASWAG_LINES:
@@ -66,20 +66,17 @@ def read_winogrande(path: Path, n_tasks: int | None) -> TaskFile:
     that ends the file, because llama-perplexity does not read it. Raises as `read_hellaswag`.
     """
     lines = read_text(path).split(b"\n")[:-1]
-    found = [task for line in lines if (task := _winogrande_task(line)) is not None]
-    if not found:
+    tasks = [task for line in lines if (task := _winogrande_task(line)) is not None]
+    if not tasks:
         raise ReellamaError(
             f"{path} has no WinoGrande tasks: lines of 'number,sentence with a _,answer,answer,1'"
         )
-    order = draw_evenly(len(found), n_tasks)
-    return TaskFile([found[number] for number in order], len(lines) - len(found))
+    order = draw_evenly(len(tasks), n_tasks)
+    return TaskFile([tasks[number] for number in order], len(lines) - len(tasks))
 
 
 def read_multiple_choice(path: Path, n_tasks: int | None) -> TaskFile:
-    """Read the binary format in which llama.cpp has ARC, MMLU and TruthfulQA.
-
-    Raises as `read_hellaswag`.
-    """
+    """Read llama.cpp's binary format of ARC, MMLU and TruthfulQA. Raises as `read_hellaswag`."""
     try:
         content = path.expanduser().read_bytes()
     except OSError as error:
@@ -110,17 +107,18 @@ READERS: dict[str, Callable[[Path, int | None], TaskFile]] = {
 
 
 def draw_in_order(total: int, n: int | None) -> list[int]:
-    """Which of `total` tasks HellaSwag's score takes: each drawn from those that are left.
+    """The tasks that llama-perplexity draws for HellaSwag, out of `total`, without replacement.
 
-    The numbers are those of `std::uniform_int_distribution` as libstdc++ has had it since GCC 11
-    (Lemire, https://arxiv.org/abs/1805.10941); another standard library draws others.
+    The random numbers are those of `std::uniform_int_distribution` in libstdc++ since GCC 11
+    (Lemire, https://arxiv.org/abs/1805.10941). Other standard libraries draw other ones.
     """
     numbers, left = _mersenne_twister(), list(range(total))
     return [left.pop(_below(len(left), numbers)) for _ in range(min(total, n or total))]
 
 
 def draw_evenly(total: int, n: int | None) -> list[int]:
-    """Which of `total` tasks the other two scores take: all in order, or n drawn at random."""
+    """The tasks that llama-perplexity draws for the other benchmarks: all in order, or n at
+    random."""
     if n is None or n >= total:
         return list(range(total))
     numbers, left, chosen = _mersenne_twister(), list(range(total)), []
@@ -156,17 +154,17 @@ def _lines(content: bytes) -> list[bytes]:
 
 def _hellaswag_task(path: Path, number: int, lines: list[bytes]) -> Task:
     context, label, *endings = lines
-    found = ANSWER.match(label)
-    if found is None or not 0 <= int(found[1]) < len(endings):
+    match = ANSWER.match(label)
+    if match is None or not 0 <= int(match[1]) < len(endings):
         raise ReellamaError(
             f"{path}, line {HELLASWAG_LINES * number + 2}: {label.decode(errors='replace')!r} is "
             f"not the number of an ending, 0 to {len(endings) - 1}"
         )
-    return Task(tuple(context + b" " + ending for ending in endings), frozenset([int(found[1])]))
+    return Task(tuple(context + b" " + ending for ending in endings), frozenset([int(match[1])]))
 
 
 def _winogrande_task(line: bytes) -> Task | None:
-    """The task of a line, or None. Quotes may be around the sentence alone, as llama.cpp has it."""
+    """The task of a line, or None. As in llama.cpp, only the sentence may be quoted."""
     commas: list[int] = []
     is_quoted = False
     for place, character in enumerate(line):
@@ -190,7 +188,7 @@ def _winogrande_task(line: bytes) -> Task | None:
 
 
 class _BinaryReader:
-    """Reads tasks from a position on; raises ValueError or struct.error where they end."""
+    """Reads tasks from a position on. Raises ValueError or struct.error at the end of the data."""
 
     def __init__(self, content: bytes, position: int) -> None:
         self.content, self.position = content, position

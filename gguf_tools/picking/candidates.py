@@ -1,6 +1,6 @@
-"""The quantizations that can be had of a model: made from a file, or of a repository on the hub.
+"""The quantizations of a model to pick from: made from a file, or in a repository on the hub.
 
-Each is there for only as long as it is measured.
+A candidate's file exists only while it is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.sizes import show_size
 
 LOCAL_TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M")
-# What others are measured against: the first of these that a repository has.
+# The reference that others are measured against is the first of these that a repository has.
 REFERENCE_TYPES = ("F32", "BF16", "F16", "Q8_0", "Q6_K")
 
 Report = Callable[[str], None]
@@ -43,40 +43,41 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that can be had."""
+    """A quantization that can be quantized or downloaded."""
 
     type: str
-    n_bytes: int  # before it is there, an estimate for one that is quantized
-    content: str  # tells its content from any other's
+    n_bytes: int  # an estimate, for a file that is quantized
+    content: str  # identifies the content, for caches
 
 
 class Source(Protocol):
-    """A model in several types, of which the others are measured against the reference."""
+    """A model in several types."""
 
     @property
     def name(self) -> str:
-        """How a person calls it."""
+        """For people."""
 
     @property
     def reference(self) -> Candidate:
-        """The type of the highest precision."""
+        """The type of the highest precision, which others are measured against."""
 
     @property
     def others(self) -> list[Candidate]:
-        """All but the reference."""
+        """All candidates except the reference."""
 
     def open(self, candidate: Candidate, folder: Path) -> AbstractContextManager[Path]:
-        """The file, in `folder` or where it lies; what was made for it is removed afterwards."""
+        """A context with a candidate's file. A file made in `folder` is removed at its end."""
 
     def commands(self, candidate: Candidate) -> tuple[str, str]:
-        """What makes the file ("" where it is there), and the options by which llama.cpp's tools
-        take it."""
+        """The command that makes the file ("" if it exists), and the options of llama.cpp's tools
+        for it."""
 
 
 class LocalModel:
     """A GGUF on this machine, quantized into `types`.
 
-    Raises GGUFError for a file that is none, and ReellamaError for a type that it cannot become.
+    Raises GGUFError for a file that cannot be read, and ReellamaError for a type that it cannot be
+    quantized into.
     """
 
     def __init__(self, model: str, types: Sequence[str], work: Path) -> None:
@@ -86,48 +87,49 @@ class LocalModel:
         self.name = self.path.name
         own = type_of(file)
         self.reference = Candidate(own, file.size, content)
-        wanted = [type_.upper() for type_ in types or LOCAL_TYPES if type_.upper() != own]
-        made = quantize(self.path, wanted, work, dry_run=True) if wanted else []
+        targets = [type_.upper() for type_ in types or LOCAL_TYPES if type_.upper() != own]
+        planned = quantize(self.path, targets, work, dry_run=True) if targets else []
         self.others = [
-            Candidate(each.type, each.n_bytes, f"{content} as {each.type}") for each in made
+            Candidate(output.type, output.n_bytes, f"{content} as {output.type}")
+            for output in planned
         ]
-        self.places = {each.type: each.path.name for each in made}
+        self.file_names = {output.type: output.path.name for output in planned}
 
     @contextmanager
     def open(self, candidate: Candidate, folder: Path) -> Iterator[Path]:
-        """Quantize into `folder`, or give the file itself."""
+        """See Source."""
         if candidate == self.reference:
             yield self.path
             return
-        [made] = quantize(self.path, candidate.type, folder / self.places[candidate.type])
+        [output] = quantize(self.path, candidate.type, folder / self.file_names[candidate.type])
         try:
-            yield made.path
+            yield output.path
         finally:
-            made.path.unlink()
+            output.path.unlink()
 
     def commands(self, candidate: Candidate) -> tuple[str, str]:
         """See Source."""
         if candidate == self.reference:
             return "", f"-m {self.path}"
-        name = self.places[candidate.type]
+        name = self.file_names[candidate.type]
         return f"reellama gguf quantize {self.path} {candidate.type} -o {name}", f"-m {name}"
 
 
 class HubModel:
-    """A repository on the hub, with a file or some parts for each type.
+    """A repository on the hub, with a file or the files of a split model for each type.
 
-    Files that the hub's cache has are read there; others are downloaded for the time that they are
-    measured. Raises HubError where the hub does not answer, and GGUFError for a repository without
-    types that can be compared.
+    Files in the hub's cache are used there; others are downloaded and removed after they are
+    measured. Raises HubError if the hub does not answer, and GGUFError for a repository without a
+    reference type or without one of `types`.
     """
 
     def __init__(
         self, model: str, types: Sequence[str], report: Report, progress: FileProgress
     ) -> None:
-        self.repo, wanted, self.revision = split_hub_name(model)
+        self.repo, quant_or_file, self.revision = split_hub_name(model)
         self.name = self.repo
         self._report, self._progress = report, progress
-        if wanted:
+        if quant_or_file:
             raise GGUFError(f"{model} is one file; to pick among all write {HUB_PREFIX}{self.repo}")
         names = hub.list_files(self.repo, report, self.revision)
         firsts = sorted({part_names(n)[0] for n in names if n.lower().endswith(".gguf")})
@@ -157,7 +159,7 @@ class HubModel:
 
     @contextmanager
     def open(self, candidate: Candidate, folder: Path) -> Iterator[Path]:
-        """Download into `folder`, or give what the hub's cache has."""
+        """See Source."""
         if (cached := self._in_cache(candidate)) is not None:
             yield cached
             return
@@ -169,32 +171,36 @@ class HubModel:
                 f"has {show_size(free)} free; make room, or set REELLAMA_CACHE to a folder on a "
                 "larger disk"
             )
-        places = [folder / PurePosixPath(file.name).name for file in files]
+        paths = [folder / PurePosixPath(file.name).name for file in files]
         try:
-            for file, place in zip(files, places, strict=True):
-                self._fetch(file, place)
-            yield places[0]
+            for file, path in zip(files, paths, strict=True):
+                self._fetch(file, path)
+            yield paths[0]
         finally:
-            for place in places:
-                place.unlink(missing_ok=True)
+            for path in paths:
+                path.unlink(missing_ok=True)
 
-    def _fetch(self, file: HubFile, place: Path) -> None:
-        doing = f"downloading {file.name}"
-        hub.download(file, place, lambda done: self._progress(doing, done, file.size), self._report)
-        if digest(file, place, self._progress) != file.etag:
+    def _fetch(self, file: HubFile, path: Path) -> None:
+        """Download a file and verify its hash."""
+        activity = f"downloading {file.name}"
+        hub.download(
+            file, path, lambda done: self._progress(activity, done, file.size), self._report
+        )
+        if digest(file, path, self._progress) != file.etag:
             raise GGUFError(f"{file} was damaged on the way; the same command downloads it again")
 
     def _in_cache(self, candidate: Candidate) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
-        found = [
+        """The candidate's first file in the hub's cache, if all are there."""
+        cached = [
             try_to_load_from_cache(
                 self.repo, file.name, cache_dir=hub_cache(), revision=file.commit
             )
             for file in self._files[candidate.type]
         ]
-        paths = [Path(path) for path in found if isinstance(path, str)]
-        return paths[0] if len(paths) == len(found) else None
+        paths = [Path(path) for path in cached if isinstance(path, str)]
+        return paths[0] if len(paths) == len(cached) else None
 
     def commands(self, candidate: Candidate) -> tuple[str, str]:
         """See Source."""
@@ -204,7 +210,7 @@ class HubModel:
 
 
 def content_digest(path: Path, work: Path) -> str:
-    """The SHA-256 of all parts of a model, remembered in `work` by place, size and date."""
+    """The SHA-256 of all files of a model, cached in `work` by path, size and date."""
     digests = []
     for name in part_names(path.name):
         part = Path(os.path.realpath(path.with_name(name)))
