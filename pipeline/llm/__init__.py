@@ -1,1 +1,1 @@
-"""Prompts of text and soft tokens in, generated tokens out; nothing of video or torch."""
+"""Prompts of text and soft tokens in, generated tokens out. Nothing here knows video or torch."""

@@ -1,4 +1,4 @@
-"""Which prompt the KV cache holds, so that the next one rereads only what differs."""
+"""Tracks which tokens the KV cache holds, so that a prompt reuses the longest common prefix."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from reellama.pipeline.llm.prompt import CellKey, GeneratedText, TokenSpan
 
 
 class CachedTokens:
-    """What the KV cache of one sequence of a llama.cpp context holds: a list, not keys and values.
+    """The tokens in the KV cache of one sequence of a llama.cpp context.
 
-    `keys[i]` says what cell i holds. A cell's number is its position too, but for models with
-    M-RoPE, where a picture's tokens take many cells and few positions. This list may lag behind
-    the memory (an interrupted call leaves cells that it does not list) but never claims more than
-    the memory has: entries are added after they were decoded, and removed before the memory is cut.
+    `keys[i]` identifies the token in cell i. A cell's index is also its position, except in models
+    with M-RoPE, where a picture's tokens take many cells and few positions. The KV cache may hold
+    more than this list (an interrupted call leaves unlisted cells) but never less: keys are added
+    after decoding, and removed before the KV cache is cut.
     """
 
     def __init__(self, ctx: llama_cpp.llama_context_p, sequence: int = 0):
         self._memory = llama_cpp.llama_get_memory(ctx)
         self.sequence = sequence
         self.keys: list[CellKey] = []
-        self.end = 0  # the position of what comes next
-        self._cut_positions: list[int] = []  # where the memory is cut to forget a cell
+        self.end = 0  # the next position
+        self._cut_positions: list[int] = []  # for each cell, where the KV cache is cut to remove it
         self.answers: dict[int, GeneratedText] = {}  # generated text by the cell where it starts
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def extend(self, span: TokenSpan) -> None:
-        """Note that a span was decoded."""
+        """Add a span that was decoded."""
         self.keys += span.keys
         self._cut_positions += span.cut_positions()
         self.end = span.end
 
     def common_prefix(self, keys: Sequence[CellKey]) -> int:
-        """How many cells at the front hold what `keys` asks for."""
+        """How many cells from the start on have the same keys."""
         n = 0
-        for have, want in zip(self.keys, keys, strict=False):
-            if have != want:
+        for cached, key in zip(self.keys, keys, strict=False):
+            if cached != key:
                 break
             n += 1
         return n
 
     def truncate(self, n: int) -> int:
-        """Forget everything from cell `n` on; returns how many cells are left.
+        """Remove all cells from `n` on; returns how many are left.
 
-        These are `n`, or 0 where the memory cannot be cut (recurrent models keep one state only).
+        These are `n`, or 0 if the model's memory cannot be cut (recurrent models keep one state).
         """
         if n < len(self.keys):
             self.end = self._cut_positions[n]
@@ -59,7 +59,7 @@ class CachedTokens:
         return 0
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all cells."""
         self.keys.clear()
         self._cut_positions.clear()
         self.end = 0

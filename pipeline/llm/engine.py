@@ -70,7 +70,7 @@ StopReason = Literal["stop", "stop string", "length", "context"]
 
 
 class ContextOverflow(ReellamaError):
-    """A prompt that does not fit. `n_prompt` and `n_ctx` count positions."""
+    """A prompt that does not fit into the context. `n_prompt` and `n_ctx` count positions."""
 
     def __init__(self, n_prompt: int, n_ctx: int):
         super().__init__(f"the prompt takes {n_prompt} positions, but the context has {n_ctx}")
@@ -80,7 +80,7 @@ class ContextOverflow(ReellamaError):
 
 @dataclass(frozen=True)
 class PrefillStats:
-    """What reading a prompt took: positions found in the KV cache, positions read, seconds."""
+    """How a prompt was read: positions reused from the KV cache, positions decoded, seconds."""
 
     n_reused: int
     n_read: int
@@ -89,13 +89,13 @@ class PrefillStats:
 
 @dataclass
 class EngineStats:
-    """What the last call did. `stop_reason` is None while generating, or when it was cut short."""
+    """Statistics of the last call. `stop_reason` is None until the answer has ended."""
 
     n_reused: int = 0
     n_read: int = 0
     prefill_seconds: float = 0.0
     n_generated: int = 0
-    generate_seconds: float = 0.0  # without the time that the caller takes between tokens
+    generate_seconds: float = 0.0  # without the caller's time between tokens
     stop_reason: StopReason | None = None
 
 
@@ -104,24 +104,25 @@ GREEDY_SAMPLING = Sampling()
 
 @dataclass
 class _Generation:
-    """The state of one answer while it grows."""
+    """The state of an answer that is being generated."""
 
     sampler: Sampler
     stream: TextStream[ScoredToken]
     n_probs: int
     takes_likeliest: bool
-    chosen: int | None = None  # the last token, not decoded yet
-    ids: list[int] = field(default_factory=list)  # of the tokens given to the caller
+    chosen: int | None = None  # the sampled token that is decoded next
+    ids: list[int] = field(default_factory=list)  # of the tokens that the caller has got
     texts: list[str] = field(default_factory=list)
 
 
 class Engine(Closeable):
-    """A model, its context, and the prompt that the KV cache holds.
+    """A model, its context, and the prompt in its KV cache.
 
-    n_ctx: positions in the context (0: what the model was trained for). n_batch: positions decoded
-    in a call. n_threads: default cores that others leave free. n_gpu_layers: "auto" what fits.
-    type_k, type_v: KV cache types (f16, q8_0, q4_0, ...); a quantized V turns flash attention on.
-    lora: GGUF adapters with their scales. prompt_cache: where `save_prompt` puts prompts.
+    n_ctx: positions of the context (0: as many as the model was trained for). n_batch: positions
+    decoded in one call. n_threads: by default, the cores that other processes leave free.
+    n_gpu_layers: "auto" for as many as fit. type_k, type_v: KV cache types (f16, q8_0, q4_0, ...);
+    a quantized V turns flash attention on. lora: GGUF adapters with their scales. prompt_cache: the
+    store of `save_prompt`.
     Raises ReellamaError for a model, adapter or option that cannot be used.
     """
 
@@ -160,19 +161,19 @@ class Engine(Closeable):
         key = llm_key(self._model, settings, lora)
         self._prompts = PromptCache(prompt_cache, self._ctx, self._cache, key)
         self._scorer = TokenScorer(self.tokenizer, self._ctx.n_vocab)
-        self._fresh = False  # llama.cpp's logits are those of the last position in the cache
-        self._call = 0  # counts calls, so that a generation knows when another one took over
+        self._has_logits = False  # llama.cpp has the logits of the last position in the KV cache
+        self._call = 0  # number of the last call: an older generation cannot go on
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template."""
         from reellama.gguf_tools.text.chat_template import ChatTemplate
 
-        return ChatTemplate.from_gguf(self._model.file)  # its header is read already
+        return ChatTemplate.from_gguf(self._model.file)  # the header that was read already
 
     @property
     def n_past(self) -> int:
-        """Cells of the KV cache that are taken."""
+        """How many cells of the KV cache are used."""
         return len(self._cache)
 
     def close(self) -> None:
@@ -186,7 +187,7 @@ class Engine(Closeable):
     def clear(self) -> None:
         """Empty the KV cache."""
         self._begin()
-        self._fresh = False
+        self._has_logits = False
         self._cache.clear()
 
     def count(self, prompt: Sequence[PromptPart]) -> int:
@@ -194,8 +195,9 @@ class Engine(Closeable):
         return len(self._tokenize_prompt(prompt).keys)
 
     def prefill(self, prompt: Sequence[PromptPart]) -> PrefillStats:
-        """Make the KV cache hold exactly this prompt, reading only what follows the longest
-        common prefix; soft tokens are compared by their values.
+        """Read a prompt into the KV cache, except for the longest common prefix with what it holds.
+
+        Soft tokens are compared by value.
 
         Raises ContextOverflow before anything is decoded, and ReellamaError for bad soft tokens.
         """
@@ -211,15 +213,16 @@ class Engine(Closeable):
         stop: str | Sequence[str] = GenerationOptions.stop,
         n_probs: int = GenerationOptions.n_probs,
     ) -> Iterator[Token]:
-        """Read the prompt, then yield tokens until the model ends its turn, a `stop` string would
-        appear (it is not part of the text), `max_tokens` are there (-1: no limit) or the context is
-        full; `last` then has the reason. `n_probs` alternatives come with each token; without them
-        it goes a little faster.
+        """Read the prompt, then yield tokens until the answer ends; `last` has the reason.
 
-        Closing the iterator, Ctrl-C and errors leave the engine usable. What was generated stays
-        in the KV cache: a prompt that continues it, with the answer's text as one Text at its
-        place, reads only what is new. After another call on this engine, the iterator raises.
-        Raises like `prefill`, and SamplingError for a grammar that cannot be used.
+        It ends with the model's turn, before a `stop` string (which is not part of the text), after
+        `max_tokens` (-1: no limit), or when the context is full. Each token has `n_probs`
+        alternatives; 0 is a little faster.
+
+        Closing the iterator, Ctrl-C and errors leave the engine usable. Generated tokens stay in
+        the KV cache, and a later prompt with the answer as a Text of its own at the same place
+        reuses them. After another call on this engine, the iterator raises. Raises like `prefill`,
+        and SamplingError for a grammar that cannot be used.
         """
         options = GenerationOptions(sampling, max_tokens, stop, n_probs)
         self._begin()
@@ -230,14 +233,16 @@ class Engine(Closeable):
         return self._generate(tokenized, state, max_tokens, self._call)
 
     def save_prompt(self) -> None:
-        """Save the last prompt, up to its last soft token, so that the next engine need not read
-        it. What follows leaves the KV cache."""
+        """Save the last prompt, up to its last soft token, for engines of other processes.
+
+        What follows that token is removed from the KV cache.
+        """
         self._begin()
-        self._fresh = False
+        self._has_logits = False
         self._prompts.save()
 
     def logits_all(self, prompt: Sequence[PromptPart]) -> np.ndarray:
-        """Read the whole prompt again; the logits at every position, float32 [positions, n_vocab].
+        """Read the whole prompt anew; the logits at every position, float32 [positions, n_vocab].
 
         Raises like `prefill`.
         """
@@ -245,13 +250,13 @@ class Engine(Closeable):
         tokenized = self._tokenize_prompt(prompt)
         if len(tokenized.keys) > self.n_ctx:
             raise ContextOverflow(len(tokenized.keys), self.n_ctx)
-        self._fresh = False
+        self._has_logits = False
         self._cache.clear()
         logits = np.empty((len(tokenized.keys), self._ctx.n_vocab), np.float32)
         for first, span in split_spans(tokenized.spans, 0, self._ctx.n_outputs):
             self._decode(span, first_output=0)
             logits[first : first + len(span)] = self._ctx.logits(len(span))
-        self._fresh = True
+        self._has_logits = True
         return logits
 
     def logprobs(
@@ -259,7 +264,7 @@ class Engine(Closeable):
     ) -> list[np.ndarray]:
         """Log-probabilities of each continuation's token ids after the same prompt, float64 [ids].
 
-        The prompt is read once. Raises like `prefill`, and ReellamaError for no ids.
+        The prompt is read once. Raises like `prefill`, and ReellamaError for an empty continuation.
         """
         self._begin()
         tokenized = self._tokenize_prompt(prompt)
@@ -272,10 +277,10 @@ class Engine(Closeable):
         for ids in continuations:
             if n + len(ids) - 1 > self.n_ctx:
                 raise ContextOverflow(n + len(ids) - 1, self.n_ctx)
-            if self._cache.truncate(n) < n:  # a memory that cannot be cut
+            if self._cache.truncate(n) < n:  # the model's memory cannot be cut
                 self._prefill(tokenized)
             rows = [first]
-            self._fresh = False
+            self._has_logits = False
             rest = TokenSpan(ids[:-1], self._cache.end)
             for _, span in split_spans([rest], n, self._ctx.n_outputs):
                 self._decode(span, first_output=0)
@@ -305,21 +310,21 @@ class Engine(Closeable):
         self._prompts.restore(prompt)
         cache = self._cache
         reusable = cache.common_prefix(prompt.keys)
-        if not (reusable == n == len(cache) and self._fresh):
-            # Without the last position's logits nothing can be generated: read it again.
+        if not (reusable == n == len(cache) and self._has_logits):
+            # The last position is read again for its logits, which the first token is sampled from.
             reusable = min(reusable, n - 1)
-        fresh, self._fresh = self._fresh, False
+        had_logits, self._has_logits = self._has_logits, False
         reused = cache.truncate(prompt.reusable(reusable))
         for first, span in split_spans(prompt.spans_after(reused), reused, self._ctx.n_batch):
-            last = first + len(span) == n
-            self._decode(span, first_output=len(span) - last)
-        self._fresh = fresh or reused < n
+            is_last = first + len(span) == n
+            self._decode(span, first_output=len(span) - is_last)
+        self._has_logits = had_logits or reused < n
         self.last.n_reused, self.last.n_read = reused, n - reused
         self.last.prefill_seconds = time.perf_counter() - started_at
         return PrefillStats(reused, n - reused, self.last.prefill_seconds)
 
     def _decode(self, span: TokenSpan, first_output: int) -> None:
-        """Decode a span and note it."""
+        """Decode a span, and add it to the cached tokens."""
         self._ctx.decode(
             span.inputs,
             span.start,
@@ -347,7 +352,7 @@ class Engine(Closeable):
                     self._check_current(call)
         finally:
             if call == self._call:
-                self._note_answer(start, state)
+                self._remember_answer(start, state)
 
     def _check_current(self, call: int) -> None:
         if call != self._call:
@@ -356,7 +361,7 @@ class Engine(Closeable):
     def _step(
         self, state: _Generation, stats: EngineStats, max_tokens: int
     ) -> list[tuple[ScoredToken, str]]:
-        """Decode the token chosen last and choose one; returns the tokens whose text is certain."""
+        """Decode the last token and sample one; returns the tokens whose text is certain now."""
         if 0 <= max_tokens <= stats.n_generated:
             stats.stop_reason = "length"
         elif state.chosen is not None and self.n_past >= self.n_ctx:
@@ -364,13 +369,13 @@ class Engine(Closeable):
         if stats.stop_reason:
             return state.stream.flush()
         if state.chosen is not None:
-            self._fresh = False
+            self._has_logits = False
             self._ctx.decode_token(state.chosen, self._cache.end)
             self._cache.extend(TokenSpan([state.chosen], self._cache.end))
-            self._fresh = True
+            self._has_logits = True
         best = self._scorer.best(self._ctx.logits_at(-1), state.n_probs) if state.n_probs else []
         if best and state.takes_likeliest:
-            token = best[0][0]  # the sampler would search the vocabulary once more for it
+            token = best[0][0]  # saves the sampler's own search of the vocabulary
         else:
             token = state.sampler.sample(self._ctx.ptr, lambda: self._ctx.logits_at(-1))
         if self.tokenizer.is_eog(token):
@@ -383,8 +388,8 @@ class Engine(Closeable):
             stats.stop_reason = "stop string"
         return released
 
-    def _note_answer(self, start: int, state: _Generation) -> None:
-        """Note the answer, unless a stop string cut its last token in two."""
+    def _remember_answer(self, start: int, state: _Generation) -> None:
+        """Keep the answer for `tokenize_prompt`, unless a stop string split its last token."""
         text = "".join(state.texts)
         if state.ids and text.encode() == b"".join(map(self._scorer.piece, state.ids)):
             self._cache.answers[start] = GeneratedText(state.ids, text)

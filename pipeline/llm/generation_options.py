@@ -1,8 +1,8 @@
-"""How an answer is generated: which tokens are chosen, and when it ends.
+"""Options of a generation: how tokens are sampled, and when the answer ends.
 
 The command line (`reellama.pipeline.cli.options.AnswerOptions`), the keywords of `Engine.generate`,
-jobs of the `Batcher`, Ollama's options and OpenAI's fields all use these names. It loads no
-llama.cpp.
+jobs of the `Batcher`, Ollama's options and OpenAI's fields all use these names. This module does
+not import llama.cpp.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.option_fields import option, out_of_bounds
 
-RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws one itself
+RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: llama.cpp draws a seed
 INT_MAX = 2**31 - 1
-MAX_STOPS = 64  # stop strings of one answer: each is looked for after every token
-MAX_STOP_CHARACTERS = 16_384  # of all of them together
+MAX_STOPS = 64  # stop strings of one answer: each is searched for after every token
+MAX_STOP_CHARACTERS = 16_384  # of all stop strings together
 MAX_BIASED = 1024  # tokens with a bias
-STRONGEST_BIAS = 100.0  # added to a logit: -100 forbids a token, 100 leaves hardly another one
+MAX_BIAS = 100.0  # added to a logit: -100 forbids a token, 100 nearly forces it
 NO_LIMIT = -1  # max_tokens: until the model ends its turn or the context is full
 
 
 class SamplingError(ReellamaError):
     """A sampling option, a grammar or a JSON schema that cannot be used.
 
-    `option` is the name of the option, where it is one.
+    `option` is the name of the option, if known.
     """
 
     def __init__(self, message: str, option: str | None = None) -> None:
@@ -44,11 +44,11 @@ def _check(options: object) -> None:
 class Sampling:
     """Sampling options, named as in llama.cpp. The defaults choose the likeliest token, repeatably.
 
-    temperature 0 is greedy: top_k, top_p, min_p, typical_p and seed then change nothing.
-    The penalties see the last `repeat_last_n` tokens that were generated in this answer (-1: all),
-    not the prompt. `grammar` is GBNF with a rule `root`; `json_schema` is turned into one, which
-    binds names, types, enums, lengths and patterns, but not the range of a number. `logit_bias` is
-    added to the logits of tokens, by their ids.
+    Temperature 0 is greedy: top_k, top_p, min_p, typical_p and seed then have no effect.
+    The penalties apply to the last `repeat_last_n` tokens of the answer (-1: all), not to the
+    prompt. `grammar` is GBNF with a rule `root`; `json_schema` is converted to a grammar, which
+    enforces names, types, enums, lengths and patterns, but not the range of a number. `logit_bias`
+    is added to the logits of token ids.
     Raises SamplingError for a value out of range.
     """
 
@@ -80,24 +80,24 @@ class Sampling:
             text = f"{len(self.logit_bias)} tokens have a bias: at most {MAX_BIASED} are taken"
             raise SamplingError(text, "logit_bias")
         for token, bias in self.logit_bias:
-            if not -STRONGEST_BIAS <= bias <= STRONGEST_BIAS:
+            if not -MAX_BIAS <= bias <= MAX_BIAS:
                 text = f"the bias of token {token} is {bias}, but must lie between -100 and 100"
                 raise SamplingError(text, "logit_bias")
 
     @property
     def takes_likeliest(self) -> bool:
-        """Whether nothing but the model's own logits decides: the first of the likeliest tokens."""
-        free = self.grammar is None and self.json_schema is None
-        return self.temperature == 0 and free and not self.penalizes and not self.logit_bias
+        """Whether the token is the argmax of the model's own logits."""
+        is_free = self.grammar is None and self.json_schema is None
+        return self.temperature == 0 and is_free and not self.penalizes and not self.logit_bias
 
     @property
     def penalizes(self) -> bool:
-        """Whether any repetition penalty is on."""
+        """Whether any repetition penalty has an effect."""
         off = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty) == (1, 0, 0)
         return self.repeat_last_n != 0 and not off
 
 
-# Names of the options by the kind of their values, as protocols check them: all but the grammars.
+# Names of the options by type, without grammars and biases: protocols check their values.
 REAL_OPTIONS = tuple(f.name for f in fields(Sampling) if f.type == "float")
 INTEGER_OPTIONS = tuple(f.name for f in fields(Sampling) if f.type in ("int", "int | None"))
 SAMPLING_OPTIONS = (*REAL_OPTIONS, *INTEGER_OPTIONS)
@@ -105,7 +105,7 @@ SAMPLING_OPTIONS = (*REAL_OPTIONS, *INTEGER_OPTIONS)
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How an answer is generated. Raises SamplingError for a value out of range.
+    """Options of a generation. Raises SamplingError for a value out of range.
 
     stop: strings before which an answer ends; they are not part of it. At most MAX_STOPS, of
     MAX_STOP_CHARACTERS in all.
@@ -131,7 +131,7 @@ class GenerationOptions:
             )
 
 
-# What requests may say beyond the bounds above, and what is taken for it, as Ollama does.
+# Bounds to which requests are clamped where those above would be an error, as in Ollama.
 CLAMPED: Mapping[str, tuple[float, float]] = {
     "temperature": (0, math.inf),
     "top_k": (0, INT_MAX),
@@ -143,17 +143,17 @@ CLAMPED: Mapping[str, tuple[float, float]] = {
 
 
 def requested_sampling(given: Mapping[str, Any]) -> Sampling:
-    """The sampling that a request asks for, the same in every protocol.
+    """The sampling options of a request, the same in every protocol.
 
-    Values of CLAMPED are clamped. A negative seed means that one is drawn, and one of 64 bits is
-    taken modulo llama.cpp's 32. Raises SamplingError for what is still out of its bounds.
+    Options of CLAMPED are clamped. A negative seed is random, and a seed of 64 bits is reduced to
+    llama.cpp's 32 by modulo. Raises SamplingError for other values out of range.
     """
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name in chosen.keys() & CLAMPED:
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options.keys() & CLAMPED:
         low, high = CLAMPED[name]
-        # What is no number, or infinite, `Sampling` refuses by its name.
-        if isinstance(chosen[name], int) or math.isfinite(chosen[name]):
-            chosen[name] = type(chosen[name])(min(max(chosen[name], low), high))
-    if (seed := chosen.pop("seed", -1)) >= 0:
-        chosen["seed"] = seed % RANDOM_SEED
-    return Sampling(**chosen)
+        # NaN and infinity are left to `Sampling`, whose error names the option.
+        if isinstance(options[name], int) or math.isfinite(options[name]):
+            options[name] = type(options[name])(min(max(options[name], low), high))
+    if (seed := options.pop("seed", -1)) >= 0:
+        options["seed"] = seed % RANDOM_SEED
+    return Sampling(**options)

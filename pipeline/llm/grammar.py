@@ -1,8 +1,7 @@
-"""GBNF grammars, checked before llama.cpp reads them.
+"""Validates GBNF grammars before llama.cpp parses them.
 
-llama.cpp's parser writes what it does not like to the stderr of the process, past its log, where
-only the whole process could catch it. So what it would refuse is refused here, and what it should:
-some repetitions keep it busy until memory is full.
+llama.cpp's parser prints its errors to the stderr of the process, not to its log. So invalid
+grammars are refused here, and some that the parser accepts: repetitions that take all memory.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ import re
 from collections.abc import Callable
 from typing import NoReturn
 
-# Whether a text, `<...>` as it stands in a grammar, is one token of the vocabulary.
+# Whether a token reference of a grammar, `<...>`, is one token of the vocabulary.
 IsToken = Callable[[str], bool]
 
 MAX_REPEATED = 2000  # MAX_REPETITION_THRESHOLD of llama.cpp
-# Parentheses: llama.cpp's parser calls itself for each. A schema's maxLength of 900 takes as many.
+# Parentheses: llama.cpp's parser recurses for each. A schema's maxLength of 900 becomes 900 of them.
 MAX_NESTED = 1000
-MAX_DIGITS = 19  # of a number that 64 bits hold
+MAX_DIGITS = 19  # of a 64-bit number
 
 _SPACE = re.compile(r"(?:[ \t]+|#[^\r\n]*)*")
 _SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
@@ -30,9 +29,9 @@ _TOKEN = re.compile(r"<(?:\[([0-9]+)\]|(?!\[)[^>]*)>")
 
 
 def grammar_error(text: str, is_token: IsToken) -> str | None:
-    """What is wrong with a grammar that must have a rule `root`, in one line; None if nothing is.
+    """The first error of a grammar, in one line; None if it is valid and has a rule `root`.
 
-    Left recursion is not looked for: llama.cpp tells that quietly.
+    Left recursion is not checked, since llama.cpp reports it without printing.
     """
     if not text.strip() or "\0" in text:
         return "it is empty or holds a NUL character"
@@ -40,33 +39,33 @@ def grammar_error(text: str, is_token: IsToken) -> str | None:
         return "it holds half a character (a lone surrogate)"
     try:
         _GrammarChecker(text, is_token).check()
-    except _GrammarProblem as problem:
-        return str(problem)
+    except _GrammarError as error:
+        return str(error)
     return None
 
 
-class _GrammarProblem(Exception):
-    """What is wrong with a grammar, and in which line."""
+class _GrammarError(Exception):
+    """An error in a grammar; the message names the line."""
 
 
 class _GrammarChecker:
-    """Reads a grammar as llama.cpp's parser does, and counts what llama.cpp limits."""
+    """Parses a grammar like llama.cpp, and counts what llama.cpp limits."""
 
     def __init__(self, text: str, is_token: IsToken) -> None:
         self.text, self.position, self.is_token = text, 0, is_token
         self.defined: set[str] = set()
-        self.named: dict[str, int] = {}  # rules, and where each was named first
-        self.n_made = 0  # rules that llama.cpp makes for groups and repetitions
-        self.groups: list[int] = []  # for each one that is open, how many rules there were before
-        # What a repetition would repeat: whether there is anything, and how many rules it takes.
+        self.referenced: dict[str, int] = {}  # rules by name, with the position of the first use
+        self.n_generated = 0  # rules that llama.cpp adds for groups and repetitions
+        self.groups: list[int] = []  # for each open group, the number of rules before it
+        # Whether there is an item that a repetition would repeat, and how many rules the item takes.
         self.has_item, self.n_item = False, 1
 
     def check(self) -> None:
-        """Read all rules. Raises _GrammarProblem."""
+        """Read all rules. Raises _GrammarError."""
         self.skip(lines=True)
         while self.position < len(self.text):
             self.rule()
-        for name, position in self.named.items():
+        for name, position in self.referenced.items():
             if name not in self.defined:
                 self.fail(f"there is no rule named {name}", position)
         if "root" not in self.defined:
@@ -76,7 +75,7 @@ class _GrammarChecker:
         name = self.match(_NAME)
         if not name:
             self.fail_expected("the name of a rule")
-        self.named.setdefault(name, self.position - len(name))
+        self.referenced.setdefault(name, self.position - len(name))
         self.defined.add(name)
         self.skip(lines=False)
         if not self.accept("::="):
@@ -92,7 +91,7 @@ class _GrammarChecker:
         self.skip(lines=True)
 
     def element(self) -> bool:
-        """Read one thing on the right-hand side; returns False where something else stands."""
+        """Read one element of a right-hand side; returns False if there is none."""
         if self.accept('"'):
             self.quoted(_TEXT, '"')
         elif self.accept("["):
@@ -101,7 +100,7 @@ class _GrammarChecker:
         elif self.text.startswith(("<", "!"), self.position):
             self.token()
         elif name := self.match(_NAME):
-            self.named.setdefault(name, self.position - len(name))
+            self.referenced.setdefault(name, self.position - len(name))
             self.note_item()
         elif self.accept("."):
             self.note_item()
@@ -127,13 +126,13 @@ class _GrammarChecker:
 
     def quoted(self, inside: re.Pattern[str], end: str) -> None:
         begin = self.position
-        empty = not self.match(inside)
+        is_empty = not self.match(inside)
         if not self.accept(end):
             if self.position < len(self.text):
                 self.fail(f"unknown escape {self.text[self.position : self.position + 2]!r}")
             self.fail(f"unexpected end of input: {end} is missing", begin)
         self.note_item()
-        self.has_item = not empty
+        self.has_item = not is_empty
 
     def token(self) -> None:
         self.accept("!")
@@ -150,38 +149,38 @@ class _GrammarChecker:
         self.groups.append(self.n_rules)
         if len(self.groups) > MAX_NESTED:
             self.fail(f"more than {MAX_NESTED} parentheses are open")
-        self.n_made += 1
+        self.n_generated += 1
         self.skip(lines=True)
         self.begin_alternative()
 
     def times(self) -> tuple[int, int | None]:
         """The rest of `{2}`, `{2,}` or `{2,5}`."""
         self.skip()
-        least = self.number(self.match(_DIGITS) or self.fail_expected("a number of times"))
+        low = self.number(self.match(_DIGITS) or self.fail_expected("a number of times"))
         self.skip()
-        most: int | None = least
+        high: int | None = low
         if self.accept(","):
             self.skip()
             digits = self.match(_DIGITS)
-            most = self.number(digits) if digits else None
+            high = self.number(digits) if digits else None
             self.skip()
         if not self.accept("}"):
             self.fail_expected(", or }")
-        if least > MAX_REPEATED:
+        if low > MAX_REPEATED:
             self.fail(f"at most {MAX_REPEATED} repetitions are possible")
-        # As in llama.cpp, more than MAX_REPEATED are as good as any number.
-        return least, None if most is not None and most > MAX_REPEATED else most
+        # As in llama.cpp, more than MAX_REPEATED means no limit.
+        return low, None if high is not None and high > MAX_REPEATED else high
 
-    def repeat(self, least: int, most: int | None) -> None:
+    def repeat(self, low: int, high: int | None) -> None:
         if not self.has_item:
             self.fail("there is nothing before this that could be repeated", self.position - 1)
-        if most is not None and most < least:
-            self.fail(f"{least} repetitions at least, and {most} at most", self.position - 1)
-        n = self.n_item * (most or least or 1)
+        if high is not None and high < low:
+            self.fail(f"{low} repetitions at least, and {high} at most", self.position - 1)
+        n = self.n_item * (high or low or 1)
         if n > MAX_REPEATED:
             self.fail("too many repetitions, or of too much", self.position - 1)
-        self.n_made += 1 if most is None else most - least
-        self.has_item, self.n_item = most != 0, n
+        self.n_generated += 1 if high is None else high - low
+        self.has_item, self.n_item = high != 0, n
 
     def number(self, digits: str) -> int:
         if len(digits) > MAX_DIGITS:
@@ -190,17 +189,17 @@ class _GrammarChecker:
 
     @property
     def n_rules(self) -> int:
-        return len(self.named) + self.n_made
+        return len(self.referenced) + self.n_generated
 
     def note_item(self, n_rules: int = 1) -> None:
-        """Note that something was read that a repetition could repeat."""
+        """An item was read that a repetition may repeat."""
         self.has_item, self.n_item = True, n_rules
 
     def begin_alternative(self) -> None:
         self.has_item, self.n_item = False, 1
 
     def skip(self, lines: bool | None = None) -> None:
-        """Skip space and comments: also the ends of lines, by default inside of parentheses."""
+        """Skip space and comments; with `lines`, by default in parentheses, line ends too."""
         lines = bool(self.groups) if lines is None else lines
         self.match(_SPACE_AND_LINES if lines else _SPACE)
 
@@ -219,9 +218,9 @@ class _GrammarChecker:
 
     def fail_expected(self, what: str) -> NoReturn:
         rest = self.text[self.position : self.position + 20].partition("\n")[0]
-        found = repr(rest) if self.position < len(self.text) else "the end of the grammar"
-        self.fail(f"expected {what}, and not {found}")
+        actual = repr(rest) if self.position < len(self.text) else "the end of the grammar"
+        self.fail(f"expected {what}, and not {actual}")
 
     def fail(self, what: str, position: int | None = None) -> NoReturn:
         line = self.text.count("\n", 0, self.position if position is None else position) + 1
-        raise _GrammarProblem(f"line {line}: {what}")
+        raise _GrammarError(f"line {line}: {what}")

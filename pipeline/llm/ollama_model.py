@@ -24,7 +24,7 @@ from reellama.pipeline.llm.engine import EngineStats, StopReason, Token
 from reellama.pipeline.llm.generation_options import SAMPLING_OPTIONS, GenerationOptions, Sampling
 
 DEFAULT_HOST = "127.0.0.1:11434"
-# The server may have to load a large model from a slow disk before it says its first word.
+# The server may have to load a large model from a slow disk before its first token.
 TIMEOUT = httpx.Timeout(600, connect=5)
 NANO = 1e-9  # the server counts nanoseconds
 
@@ -32,12 +32,12 @@ Message = Mapping[str, Any]  # "role", "content", and perhaps "images": JPEG or 
 
 
 class OllamaError(ReellamaError):
-    """The server is absent, has no such model, or did not finish its answer."""
+    """The server does not answer, has no such model, or did not finish its answer."""
 
 
 @contextmanager
 def ollama_client(host: str | None = None) -> Iterator[ollama.Client]:
-    """A client of the server; what goes wrong with it becomes an OllamaError."""
+    """A client of the server, whose errors are raised as OllamaError."""
     host = host or os.environ.get("OLLAMA_HOST") or DEFAULT_HOST
     shown = host.rpartition("@")[2]  # without a password
     try:
@@ -55,10 +55,10 @@ def ollama_client(host: str | None = None) -> Iterator[ollama.Client]:
             f"the Ollama server at {shown} went away in the middle: start it, then ask again"
         ) from error
     except ollama.ResponseError as error:
-        if error.error.lstrip().startswith("<"):  # a page for a browser
+        if error.error.lstrip().startswith("<"):  # an HTML page
             raise _not_ollama_error(shown) from error
         raise OllamaError(f"the Ollama server at {shown} says: {error.error}") from error
-    # A host that is no address, a reply that is not JSON, or not of Ollama's shape.
+    # An invalid host, or a reply that is not JSON or not of Ollama's shape.
     except (httpx.InvalidURL, ValueError) as error:
         raise _not_ollama_error(shown) from error
 
@@ -70,9 +70,9 @@ def _not_ollama_error(shown: str) -> OllamaError:
 
 
 class OllamaModel:
-    """The model `name` of the Ollama server at `host`. Nothing is asked of it before it is needed.
+    """The model `name` of the Ollama server at `host`, which is contacted on first use.
 
-    `last` tells about the last answer.
+    `last` has the statistics of the last answer.
     """
 
     def __init__(self, name: str, host: str | None = None) -> None:
@@ -82,9 +82,9 @@ class OllamaModel:
 
     @cached_property
     def capabilities(self) -> frozenset[str]:
-        """What the model can do, in Ollama's words: "completion", "vision", "thinking", ...
+        """The model's capabilities, by Ollama's names: "completion", "vision", "thinking", ...
 
-        Raises OllamaError when the server or the model is absent.
+        Raises OllamaError if the server does not answer or has no such model.
         """
         with ollama_client(self.host) as client, self._missing_model_error():
             return frozenset(client.show(self.name).capabilities or ())
@@ -101,8 +101,8 @@ class OllamaModel:
     ) -> Iterator[Token]:
         """Answer the last of `messages`, token by token, as `Engine.generate` does.
 
-        `p` is nan where the server gives no probabilities, and ids are -1. Closing the iterator
-        ends the answer on the server too. Raises OllamaError, also in the middle.
+        `p` is nan if the server gives no probabilities, and ids are -1. Closing the iterator ends
+        the answer on the server too. Raises OllamaError, also while it yields tokens.
         """
         self.last = EngineStats()
         options = GenerationOptions(sampling, max_tokens, stop, n_probs)
@@ -112,7 +112,7 @@ class OllamaModel:
             "model": self.name,
             "messages": list(messages),
             "format": sampling.json_schema,
-            # A model that thinks aloud would spend max_tokens before the first word of its answer.
+            # Reasoning would use up max_tokens before the answer begins.
             "think": False if "thinking" in self.capabilities else None,
             "logprobs": n_probs > 0 or None,
             "top_logprobs": n_probs or None,
@@ -155,24 +155,24 @@ def _options(sampling: Sampling) -> dict[str, Any]:
 
 
 def _tokens(part: ollama.ChatResponse) -> Iterator[Token]:
-    """The tokens of one line of the reply, which may hold several, or none."""
+    """The tokens of one part of the reply, which may be several or none."""
     text = part.message.content or ""
-    given = part.logprobs or []
-    if len(given) > 1 and "".join(entry.token for entry in given) == text:
-        texts = [entry.token for entry in given]
+    logprobs = part.logprobs or []
+    if len(logprobs) > 1 and "".join(entry.token for entry in logprobs) == text:
+        texts = [entry.token for entry in logprobs]
     else:
-        texts, given = [text] if text else [], given if len(given) == 1 else []
-    for i, piece in enumerate(texts):
-        if not given:
-            yield Token(-1, piece, math.nan, [])
+        texts, logprobs = [text] if text else [], logprobs if len(logprobs) == 1 else []
+    for i, token_text in enumerate(texts):
+        if not logprobs:
+            yield Token(-1, token_text, math.nan, [])
             continue
-        others = given[i].top_logprobs or ()
+        others = logprobs[i].top_logprobs or ()
         alternatives = [(other.token, math.exp(other.logprob)) for other in others]
-        yield Token(-1, piece, math.exp(given[i].logprob), alternatives)
+        yield Token(-1, token_text, math.exp(logprobs[i].logprob), alternatives)
 
 
 def _stats(end: ollama.ChatResponse) -> EngineStats:
-    """What the last line of a reply counts."""
+    """The statistics in the last part of a reply."""
     reason: StopReason = "length" if end.done_reason == "length" else "stop"
     return EngineStats(
         n_read=end.prompt_eval_count or 0,

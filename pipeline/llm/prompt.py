@@ -1,4 +1,4 @@
-"""What a prompt is made of, and how it becomes positions in the KV cache."""
+"""Tokenizes prompts: parts in, keys and spans of KV cache cells out."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 
 __all__ = ["Prompt", "PromptPart", "SoftTokens", "Text", "TokenIds"]
 
-# What one cell of the KV cache holds: a token id, or the hash of a soft token.
+# Identifies the token in one cell of the KV cache: a token id, or the hash of a soft token.
 CellKey = int | bytes
 
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """Tokens that the model generated, and the text that they make."""
+    """Token ids that the model has generated, and their text."""
 
     ids: list[int]
     text: str
@@ -36,7 +36,7 @@ class GeneratedText:
 
 @dataclass
 class TokenSpan:
-    """Neighbouring cells of one kind: token ids, or soft tokens. `start`: position of the first."""
+    """Neighbouring cells of one kind, token ids or soft tokens. `start`: the first position."""
 
     keys: Sequence[CellKey]
     start: int
@@ -44,31 +44,31 @@ class TokenSpan:
 
     @property
     def inputs(self) -> np.ndarray:
-        """What llama.cpp decodes: token ids int32 `[n]`, or soft tokens float32 `[n, n_embd]`."""
+        """The input of llama.cpp: token ids int32 `[n]`, or soft tokens float32 `[n, n_embd]`."""
         return np.array(self.keys, np.int32) if self.soft is None else self.soft.rows
 
     @property
     def offsets(self) -> np.ndarray | None:
-        """How far its tokens lie from `start` in a model with M-RoPE, int32 `[3, n]`, or None."""
+        """M-RoPE offsets of the tokens from `start`, int32 `[3, n]`, or None."""
         return None if self.soft is None else self.soft.offsets
 
     @property
     def causal(self) -> bool:
-        """Whether its tokens see only those before them."""
+        """Whether the mask is causal: each token attends only to those before it."""
         return self.soft is None or self.soft.causal
 
     @property
     def divisible(self) -> bool:
-        """Whether the KV cache can be cut between two of its tokens."""
+        """Whether the KV cache can be cut between two tokens."""
         return self.soft is None or self.soft.divisible
 
     @property
     def end(self) -> int:
-        """The first position after it."""
+        """The first position after the span."""
         return self.start + (len(self) if self.soft is None else self.soft.n_positions)
 
     def cut_positions(self) -> list[int]:
-        """The position from which the KV cache is cut to forget each token and what follows."""
+        """For each token, where the KV cache is cut to remove it and what follows."""
         if not self.divisible:
             return [self.start] * len(self)
         return list(range(self.start, self.start + len(self)))
@@ -84,7 +84,7 @@ class TokenSpan:
 
 @dataclass
 class TokenizedPrompt:
-    """A prompt laid out cell by cell: `keys` for all of it, `spans` to decode it by."""
+    """A prompt as cells of the KV cache: `keys` identifies them, `spans` is what is decoded."""
 
     keys: list[CellKey] = field(default_factory=list)
     spans: list[TokenSpan] = field(default_factory=list)
@@ -95,7 +95,7 @@ class TokenizedPrompt:
         return self.spans[-1].end if self.spans else 0
 
     def add_ids(self, ids: Sequence[int]) -> None:
-        """Append token ids; they join the span of ids before them."""
+        """Append token ids to the last span if it is one of ids, else as a new span."""
         if not ids:
             return
         self.keys += ids
@@ -131,13 +131,13 @@ class TokenizedPrompt:
         return prompt
 
     def without_first(self, token: int | None) -> TokenizedPrompt:
-        """This prompt without `token`, where that comes first."""
+        """This prompt without its first token if that is `token`."""
         if not self.keys or token is None or self.keys[0] != token:
             return self
         return TokenizedPrompt(self.keys[1:], [*self.spans_after(1)]).preceded_by(())
 
     def reusable(self, n: int) -> int:
-        """How many of the first `n` cells can be reused: indivisible spans only as a whole."""
+        """How many of the first `n` cells can be reused; indivisible spans only as a whole."""
         begin = 0
         for span in self.spans:
             if n < begin + len(span):
@@ -146,7 +146,7 @@ class TokenizedPrompt:
         return begin
 
     def spans_after(self, n: int) -> list[TokenSpan]:
-        """The spans that hold the cells from `n` on."""
+        """The spans of the cells from `n` on."""
         spans = []
         for span in self.spans:
             if n < len(span):
@@ -158,9 +158,9 @@ class TokenizedPrompt:
 def split_spans(
     spans: Sequence[TokenSpan], first: int, size: int
 ) -> Iterator[tuple[int, TokenSpan]]:
-    """Spans in pieces of at most `size`, each with its cell's number; `first` is the first cell's.
+    """Split spans into pieces of at most `size`, with the index of each piece's first cell.
 
-    Tokens that see each other stay together.
+    first: the index of the first cell. Spans with a non-causal mask are not split.
     """
     for span in spans:
         step = size if span.causal else len(span)
@@ -171,7 +171,7 @@ def split_spans(
 
 
 def _hashes(soft: SoftTokens) -> list[bytes]:
-    """A key for each soft token. Where they belong together, each key holds all of them."""
+    """A key for each soft token; in an indivisible group each key depends on all of them."""
     if soft.divisible:
         return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in soft.rows]
     digest = hashlib.blake2b(soft.rows.tobytes(), digest_size=16)
@@ -192,16 +192,15 @@ def tokenize_prompt(
 ) -> TokenizedPrompt:
     """Tokenize a prompt and check its soft tokens, `n_embd` wide.
 
-    The token that a model wants in front of a text is put there unless the prompt has it; a prompt
-    that begins with soft tokens is taken as it is. `answers` are texts that the model generated, by
-    the position in `cached` where each starts: a prompt that repeats such an answer at its place
-    gets the tokens that the model chose, so that their part of the KV cache is reused. The
-    tokenizer may cut the same text into others. Raises ReellamaError for a part that is neither
-    text nor soft tokens.
+    If the model uses a BOS token, it is put before a prompt that begins with text and has none.
+    `answers` are texts that the model has generated, by the index in `cached` where each starts. A
+    prompt that repeats an answer at its place gets the generated ids, so that their cells are
+    reused: the tokenizer may split the same text in another way. Raises ReellamaError for a part of
+    another type.
     """
     bos = tokenizer.bos if tokenizer.add_bos else None
     tokenized = TokenizedPrompt()
-    texts: list[Text] = []  # neighbours, which are tokenized together
+    texts: list[Text] = []  # neighbouring texts, which are tokenized together
 
     def text_ids() -> list[int]:
         ids = tokenizer.encode_parts((text.text, text.special) for text in texts)
@@ -237,7 +236,7 @@ def tokenize_prompt(
 
 
 def checked_token_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:
-    """Token ids from outside, as a part. Raises ReellamaError for ids of no token."""
+    """Token ids of a client as a part. Raises ReellamaError for ids outside of the vocabulary."""
     wrong = next((i for i in ids if not 0 <= i < n_vocab), None)
     if wrong is not None:
         raise ReellamaError(f"there is no token {wrong}: ids go from 0 to {n_vocab - 1}")
@@ -245,7 +244,7 @@ def checked_token_ids(ids: Sequence[int], n_vocab: int) -> TokenIds:
 
 
 def check_soft_tokens(soft: SoftTokens, n_embd: int) -> SoftTokens:
-    """`soft` with contiguous rows. Raises ReellamaError when it does not fit the width `n_embd`."""
+    """`soft` with contiguous rows. Raises ReellamaError for a wrong shape, type or value."""
     array = soft.rows
     if array.ndim != 2 or array.shape[1] != n_embd:
         raise ReellamaError(

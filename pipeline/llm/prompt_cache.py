@@ -1,8 +1,8 @@
-"""What an LLM made of the videos in a prompt, kept on disk for the next process.
+"""Saves the KV cache of prompts with videos to disk, for other processes.
 
-A prompt with a video is the same up to the end of its soft tokens, whatever is asked about it. This
-part of the KV cache is written to disk, and the next prompt that begins with the same tokens, in
-the same LLM, reads it back in place of computing it: the numbers are the same to the bit.
+Prompts about a video are the same up to the end of its soft tokens, whatever the question is. This
+part of the KV cache is written to disk. A later prompt for the same LLM that begins with the same
+tokens loads it, bit for bit, and need not compute it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = "prompt 1"
 
 
 class ArrayStore(Protocol):
-    """Where arrays are kept by key. What cannot be kept or is damaged is not there."""
+    """Stores arrays by key. `read` returns None if they were not stored or are damaged."""
 
     def read(self, key: str) -> dict[str, np.ndarray] | None: ...
 
@@ -38,21 +38,21 @@ class ArrayStore(Protocol):
 
 
 class PromptCache:
-    """Puts the beginnings of prompts, up to their last soft token, into `store` and back.
+    """Saves and restores prompts up to their last soft token.
 
-    store: None keeps nothing. llm: `llm_key` of the LLM that reads them.
+    store: None disables the cache. llm: the `llm_key` of the LLM.
     """
 
     def __init__(
         self, store: ArrayStore | None, context: Context, cells: CachedTokens, llm: str
     ) -> None:
-        # Cells of models with M-RoPE have places in a picture too, which a state may lack.
+        # With M-RoPE, cells also have coordinates in a picture, which a saved state may lack.
         self._store = None if context.has_mrope else store
         self._context, self._cells, self._llm = context, cells, llm
-        self._saved_keys: set[str] = set()  # keys of what is in the store
+        self._saved_keys: set[str] = set()  # keys that are in the store
 
     def restore(self, prompt: TokenizedPrompt) -> None:
-        """Put what is known of the beginning of a prompt into the KV cache, if it is not there."""
+        """Load the beginning of a prompt into the KV cache, if it is stored and not there yet."""
         n = _through_soft_tokens(prompt.keys)
         if self._store is None or not n or self._cells.common_prefix(prompt.keys) >= n:
             return
@@ -70,12 +70,12 @@ class PromptCache:
         self._saved_keys.add(key)
 
     def save(self) -> None:
-        """Store the KV cache up to its last soft token; what follows that leaves the cache."""
+        """Store the KV cache up to its last soft token; cells after that are removed."""
         n = _through_soft_tokens(self._cells.keys)
         if self._store is None or not n:
             return
         key = self._key(self._cells.keys[:n])
-        # A memory that cannot be cut is stored only where it ends with the last soft token.
+        # A memory that cannot be cut is stored only if it ends with the last soft token.
         if key not in self._saved_keys and self._cells.truncate(n) == n:
             self._store.write(key, **{STATE: self._context.state()})
             self._saved_keys.add(key)
@@ -88,8 +88,8 @@ class PromptCache:
 def llm_key(
     model: Model, settings: ContextSettings, adapters: Sequence[tuple[Path | str, float]]
 ) -> str:
-    """What the numbers in a KV cache depend on, but for the prompt: the files of the LLM, its
-    adapters and llama.cpp, by their places, sizes and dates, and the context's settings."""
+    """Identifies all that KV cache values depend on except the prompt: path, size and date of the
+    files of the LLM, its adapters and llama.cpp, and the context's settings."""
     library = llama._lib._name
     files = [library, model.path, *(path for path, _ in adapters)]
     return json.dumps(
@@ -97,11 +97,11 @@ def llm_key(
             *([os.path.realpath(file), *stamp(Path(file))] for file in files),
             *(scale for _, scale in adapters),
             model.n_gpu_layers,
-            {**asdict(settings), "n_threads": None},  # these follow the load anyway
+            {**asdict(settings), "n_threads": None},  # they change with the load anyway
         ]
     )
 
 
 def _through_soft_tokens(keys: Sequence[CellKey]) -> int:
-    """How many cells there are up to the last soft token, 0 where there is none."""
+    """How many cells there are up to and with the last soft token, 0 if there is none."""
     return next((i for i in range(len(keys), 0, -1) if isinstance(keys[i - 1], bytes)), 0)
