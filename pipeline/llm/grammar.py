@@ -14,7 +14,7 @@ from typing import NoReturn
 IsToken = Callable[[str], bool]
 
 MAX_REPEATED = 2000  # MAX_REPETITION_THRESHOLD of llama.cpp
-# Parentheses: llama.cpp's parser recurses for each. A schema's maxLength of 900 becomes 900 of them.
+# Parentheses: llama.cpp's parser recurses for each. A schema's maxLength of 900 becomes 900.
 MAX_NESTED = 1000
 MAX_DIGITS = 19  # of a 64-bit number
 
@@ -54,10 +54,10 @@ class _GrammarChecker:
     def __init__(self, text: str, is_token: IsToken) -> None:
         self.text, self.position, self.is_token = text, 0, is_token
         self.defined: set[str] = set()
-        self.referenced: dict[str, int] = {}  # rules by name, with the position of the first use
+        self.referenced: dict[str, int] = {}  # rules by name, and where each is used first
         self.n_generated = 0  # rules that llama.cpp adds for groups and repetitions
         self.groups: list[int] = []  # for each open group, the number of rules before it
-        # Whether there is an item that a repetition would repeat, and how many rules the item takes.
+        # Whether there is an item that may be repeated, and how many rules the item takes.
         self.has_item, self.n_item = False, 1
 
     def check(self) -> None:

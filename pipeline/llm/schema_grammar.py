@@ -1,7 +1,7 @@
-"""JSON schemas as GBNF grammars, under limits of size, depth and repetition.
+"""Converts JSON schemas to GBNF grammars, with limits of size, depth and repetition.
 
-llama-cpp-python writes the grammar. It writes every repetition out, and some patterns keep it busy
-for ever, so a schema over a limit is refused before.
+llama-cpp-python makes the grammar. It unrolls every repetition, and some patterns keep it busy for
+ever, so schemas over a limit are refused before.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ BOUNDS = ("minLength", "maxLength", "minItems", "maxItems")
 MAX_BOUND = 10_000  # for each of BOUNDS, and for the repetitions of a pattern
 MAX_GRAMMAR_CHARACTERS = 500_000
 ANYTHING = ("object", "array", "string", "number", "boolean", "null")
-# Keywords that say nothing of what is allowed.
+# Keywords that constrain nothing.
 ANNOTATIONS = {"title", "description", "default", "examples", "deprecated", "readOnly", "writeOnly"}
-# Errors whose message says what llama-cpp-python cannot do; others come from its bugs.
-WORDED_ERRORS = (AssertionError, ValueError)
-# A piece of a pattern is an escape, a class of characters, a quantifier, or any character.
-_PIECE = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|.", re.DOTALL)
-# Characters that need no escape in JSON (RFC 8259, section 7; and no DEL, as in llama.cpp).
-# llama-cpp-python allows control characters too, and in a pattern's dot quotes and backslashes.
+# Errors of llama-cpp-python with a helpful message; others come from its bugs.
+HELPFUL_ERRORS = (AssertionError, ValueError)
+# An element of a pattern: an escape, a class of characters, a quantifier, or any character.
+_PATTERN_ELEMENT = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\{[^}]*\}|.", re.DOTALL)
+# Characters that need no escape in JSON (RFC 8259, section 7), without DEL, as in llama.cpp.
+# llama-cpp-python also allows control characters, and quotes and backslashes for a pattern's dot.
 _UNESCAPED = r'[^"\\\x7F\x00-\x1F]'
 _TOO_PERMISSIVE = {"char": r'[^"\\]', "dot": r"[^\x0A\x0D]"}
-_LOST_REF = re.compile(r"Error resolving ref stdin(\S+): .*")
+_UNRESOLVED_REFERENCE = re.compile(r"Error resolving ref stdin(\S+): .*")
 _NUMBER = re.compile(r"[{,]\s*(\d+)(?=\s*[,}])")
 
 
 def schema_to_gbnf(schema: Any) -> str:
-    """The grammar of a JSON schema. Raises SamplingError, with the reason, where there is none."""
+    """The grammar of a JSON schema. Raises SamplingError, with the reason, if there is none."""
     return "\n".join(f"{name} ::= {body}" for name, body in schema_rules(schema).items())
 
 
@@ -45,14 +45,14 @@ def schema_rules(schema: Any) -> dict[str, str]:
     """The rules of a schema's grammar by name, with `root`. Raises like `schema_to_gbnf`."""
     try:
         _check(schema)
-        rules = _converted(schema)
+        rules = _convert(schema)
         text = "".join(rules.values())
-        text.encode()  # which fails for half a character
+        text.encode()  # raises UnicodeError for a lone surrogate
         if len(text) > MAX_GRAMMAR_CHARACTERS:
             raise _LimitError(f"its grammar has more than {MAX_GRAMMAR_CHARACTERS} characters")
     except MemoryError:
-        raise  # it is not the schema's fault alone
-    except Exception as error:  # any of them comes from a schema that a client sent
+        raise  # not only the schema's fault
+    except Exception as error:  # llama-cpp-python raises errors of any type for some schemas
         raise SamplingError(
             f"this JSON schema cannot be turned into a grammar: {_reason(error, schema)}"
         ) from error
@@ -60,7 +60,7 @@ def schema_rules(schema: Any) -> dict[str, str]:
 
 
 class _LimitError(ValueError):
-    """A schema is over a limit, which its message names."""
+    """A schema that exceeds the limit in the message."""
 
 
 def _reason(error: Exception, schema: Any) -> str:
@@ -77,17 +77,17 @@ def _reason(error: Exception, schema: Any) -> str:
         return "its pattern repeats nothing"
     if isinstance(error, re.error):
         return f"its pattern is none: {error.msg}"
-    if isinstance(error, WORDED_ERRORS) and str(error):
+    if isinstance(error, HELPFUL_ERRORS) and str(error):
         words = str(error).splitlines()[0][:200]
-        return _LOST_REF.sub(r"its reference \1 leads nowhere", words)
+        return _UNRESOLVED_REFERENCE.sub(r"its reference \1 leads nowhere", words)
     return "a keyword has a value that JSON Schema does not have there"
 
 
 class _Converter(SchemaConverter):
-    """llama-cpp-python's converter, with texts that are escaped for a grammar.
+    """llama-cpp-python's converter, with literals escaped for GBNF.
 
-    The original leaves JSON's escapes in them, which a grammar reads as its own: half characters
-    in place of those beyond U+FFFF, and line ends that JSON does not allow.
+    The original leaves JSON's escapes in literals, which GBNF reads as its own escapes: as lone
+    surrogates in place of characters beyond U+FFFF, and as line ends that JSON does not allow.
     """
 
     def _format_literal(self, literal: str) -> str:
@@ -96,11 +96,11 @@ class _Converter(SchemaConverter):
         return str(super()._format_literal(literal.replace("\\", "\\\\")))
 
 
-def _converted(schema: Any) -> dict[str, str]:
+def _convert(schema: Any) -> dict[str, str]:
     converter = _Converter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-    own = json.loads(json.dumps(schema))  # its references are replaced
-    own = {} if _allows_anything(own) else _complete(own)
-    converter.visit(converter.resolve_refs(own, "stdin"), "")
+    copy = json.loads(json.dumps(schema))  # `resolve_refs` changes it
+    copy = {} if _allows_anything(copy) else _complete(copy)
+    converter.visit(converter.resolve_refs(copy, "stdin"), "")
     rules = dict(sorted(converter._rules.items()))
     for name in _TOO_PERMISSIVE.keys() & rules.keys():
         rules[name] = rules[name].replace(_TOO_PERMISSIVE[name], _UNESCAPED)
@@ -108,9 +108,9 @@ def _converted(schema: Any) -> dict[str, str]:
 
 
 def _complete(schema: Any) -> Any:
-    """The schema with all types named where it allows anything: `{}` and the like have no grammar.
+    """The schema with a list of all types in each part that allows any value.
 
-    Pydantic writes such parts for fields of any type, and for lists of anything.
+    The converter has no rule for such parts, which pydantic writes for fields of type Any.
     """
     if _allows_anything(schema):
         return {"type": [*ANYTHING]}
@@ -135,16 +135,16 @@ def _allows_anything(schema: Any) -> bool:
 
 def _check(schema: Any) -> None:
     """Raise _LimitError for a schema that is over a limit."""
-    left = [(schema, 1)]
-    while left:
-        part, depth = left.pop()
+    stack = [(schema, 1)]
+    while stack:
+        part, depth = stack.pop()
         if depth > MAX_DEPTH:
             raise _LimitError(f"it is nested more than {MAX_DEPTH} deep")
         if isinstance(part, dict):
             _check_bounds(part)
-            left += [(inner, depth + 1) for inner in part.values()]
+            stack += [(inner, depth + 1) for inner in part.values()]
         elif isinstance(part, list):
-            left += [(inner, depth + 1) for inner in part]
+            stack += [(inner, depth + 1) for inner in part]
     if (n := len(json.dumps(schema))) > MAX_CHARACTERS:
         raise _LimitError(f"it has {n} characters, and may have {MAX_CHARACTERS} at most")
 
@@ -152,10 +152,10 @@ def _check(schema: Any) -> None:
 def _check_bounds(part: dict[str, Any]) -> None:
     bounds = [(name, part.get(name)) for name in BOUNDS]
     if isinstance(pattern := part.get("pattern"), str):
-        pieces = _PIECE.findall(pattern)
-        if stray := next((piece for piece in pieces if piece in ("]", "}")), None):
+        elements = _PATTERN_ELEMENT.findall(pattern)
+        if stray := next((element for element in elements if element in ("]", "}")), None):
             raise _LimitError(f"a {stray} in its pattern closes nothing")
-        counts = [n for piece in pieces if piece[0] == "{" for n in _NUMBER.findall(piece)]
+        counts = [n for element in elements if element[0] == "{" for n in _NUMBER.findall(element)]
         bounds += [("a number in its pattern", int(n[:9])) for n in counts]
     for name, bound in bounds:
         if isinstance(bound, int | float) and not bound <= MAX_BOUND:

@@ -1,4 +1,4 @@
-"""What is wrong with a JSON schema that has no grammar: a keyword of the wrong kind, in words."""
+"""Finds keywords of a JSON schema whose values are of the wrong kind, for error messages."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 MAPPINGS = ("properties", "$defs", "definitions")  # keywords with schemas by name
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")  # with several schemas
-MAX_SHOWN = 60  # characters of a place
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")  # keywords with lists of schemas
+MAX_SHOWN = 60  # characters of a path or value in an error
 
 
 def _is_list_of(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(isinstance(each, kind) for each in value)
+    return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _is_type(value: Any) -> bool:
     names = value if isinstance(value, list) else [value]
-    return all(isinstance(each, str) and each in TYPES for each in names)
+    return all(isinstance(name, str) and name in TYPES for name in names)
 
 
 def _is(kind: type | tuple[type, ...]) -> Callable[[Any], bool]:
@@ -29,7 +29,7 @@ _MAPPING = ("an object of schemas", _is(dict))
 _SCHEMAS = ("a list of schemas", _is_list_of((dict, bool)))
 _TEXT = ("a text", _is(str))
 _BOUND = ("a whole number", _is(int))
-# Keywords -> what each must be.
+# Keyword -> the kind of its value in words, and a check of it.
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "type": (f"one of {', '.join(TYPES)}, or a list of these", _is_type),
     "required": ("a list of names", _is_list_of(str)),
@@ -43,36 +43,36 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def wrong_kind(schema: Any) -> str | None:
-    """The first thing of a wrong kind in a schema, in words; None where there is none."""
-    left = [("", schema)]
-    while left:
-        place, part = left.pop()
+    """The first value of a wrong kind in a schema, in words; None if there is none."""
+    stack = [("", schema)]
+    while stack:
+        path, part = stack.pop()
         if isinstance(part, bool):
             continue
         if not isinstance(part, dict):
-            return f"{place[:MAX_SHOWN] or 'it'} must be an object, not {_kind(part)}"
+            return f"{path[:MAX_SHOWN] or 'it'} must be an object, not {_kind(part)}"
         for keyword, (wanted, is_right) in KINDS.items():
             if keyword in part and not is_right(part[keyword]):
-                where = f"{place}.{keyword}".lstrip(".")[:MAX_SHOWN]
-                return f"{where} must be {wanted}, not {_kind(part[keyword])}"
-        left += [(f"{place}.{step}".lstrip("."), each) for step, each in _schemas(part)]
+                field = f"{path}.{keyword}".lstrip(".")[:MAX_SHOWN]
+                return f"{field} must be {wanted}, not {_kind(part[keyword])}"
+        stack += [(f"{path}.{step}".lstrip("."), inner) for step, inner in _schemas(part)]
     return None
 
 
 def _schemas(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The schemas in a schema, and the steps that lead to each."""
+    """The schemas directly inside of a schema, each with its relative path."""
     for keyword, (wanted, _) in KINDS.items():
         value = part.get(keyword)
         if keyword == "items" and isinstance(value, dict):
             yield keyword, value
         elif wanted == _MAPPING[0] and value is not None:
-            yield from ((f"{keyword}.{name}", each) for name, each in value.items())
+            yield from ((f"{keyword}.{name}", inner) for name, inner in value.items())
         elif wanted == _SCHEMAS[0] and value is not None:
-            yield from ((f"{keyword}.{i}", each) for i, each in enumerate(value))
+            yield from ((f"{keyword}.{i}", inner) for i, inner in enumerate(value))
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in JSON's words."""
+    """A value in words, for an error message."""
     if isinstance(value, dict | list):
         name = "object" if isinstance(value, dict) else "list"
         return f"this {name}" if value else f"an empty {name}"

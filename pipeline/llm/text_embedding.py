@@ -1,4 +1,4 @@
-"""Texts as unit vectors: the mean of an LLM's last hidden states, in a context of its own."""
+"""Text embeddings: unit vectors of the mean of an LLM's last hidden states."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from reellama.gguf_tools.runtime.free_cores import long_computation, short_compu
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import checked_token_ids
 
-LONGEST_TOKEN = 256  # characters; vocabularies have none that is longer
-# Positions that an LLM reads at a time. llama.cpp computes the logits of each, and keeps them: for
-# a text of 2,048 tokens they take half a gigabyte.
-PIECE = 256
+MAX_TOKEN_CHARACTERS = 256  # no vocabulary has longer tokens
+# Positions decoded at a time. llama.cpp also keeps the logits of each: those of 2,048 positions
+# take half a gigabyte.
+CHUNK = 256
 
 
 class TextEmbedder:
-    """Embeds texts with a loaded model; a text longer than `n_ctx` tokens is cut.
+    """Embeds texts of up to `n_ctx` tokens with a loaded model, in a context of its own.
 
-    Raises ReellamaError where llama.cpp makes no embeddings with this model.
+    Raises ReellamaError if the model cannot make embeddings.
     """
 
     def __init__(self, model: Model, tokenizer: Tokenizer, n_ctx: int = 2048) -> None:
         params = llama_cpp.llama_context_default_params()
-        # Tokens of an encoder see those that follow: it reads a text as a whole.
-        self._piece = n_ctx if _is_encoder(model) else min(n_ctx, PIECE)
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, self._piece, self._piece
+        # The mask of an encoder is not causal, so a text is decoded as a whole.
+        self._n_batch = n_ctx if _is_encoder(model) else min(n_ctx, CHUNK)
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, self._n_batch, self._n_batch
         params.embeddings = True
         params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         context = llama_cpp.llama_init_from_model(model.ptr, params)
@@ -46,15 +46,15 @@ class TextEmbedder:
         self._free = weakref.finalize(self, _free, context, model)
 
     def embed(self, text: str | list[int], *, truncate: bool = True) -> tuple[list[float], int]:
-        """A vector of length 1, and how many tokens were read. Thread-safe.
+        """The unit vector of a text or of token ids, and how many tokens were read. Thread-safe.
 
-        A text may be the ids of its tokens, which are read as they are. Raises ReellamaError for
-        ids of no token, and for a text that is too long, unless it may be truncated.
+        Raises ReellamaError for ids outside of the vocabulary, and for a text that is too long,
+        unless `truncate`.
         """
         with self._lock:
             ids = self._ids(text, truncate)
-            # A text of one piece does not wait: short computations of others would end later.
-            with long_computation() if len(ids) > self._piece else nullcontext():
+            # A short text does not count as a long computation, which waits for other ones.
+            with long_computation() if len(ids) > self._n_batch else nullcontext():
                 return self._vector(ids).tolist(), len(ids)
 
     def close(self) -> None:
@@ -65,8 +65,8 @@ class TextEmbedder:
 
     def _ids(self, text: str | list[int], truncate: bool) -> list[int]:
         if isinstance(text, str):
-            # A text with more characters has more than `n_ctx` tokens: the rest need not be read.
-            text = text[: (self.n_ctx + 1) * LONGEST_TOKEN]
+            # More characters than these make more than `n_ctx` tokens in any case.
+            text = text[: (self.n_ctx + 1) * MAX_TOKEN_CHARACTERS]
             ids = self._tokenizer.encode(text, add_bos=self._tokenizer.add_bos)
         else:
             ids = [*checked_token_ids(text, self._tokenizer.n_vocab).ids]
@@ -81,9 +81,9 @@ class TextEmbedder:
         if memory:
             llama_cpp.llama_memory_clear(memory, False)
         vector = np.zeros(self._n_embd)
-        for begin in range(0, len(ids), self._piece):
+        for begin in range(0, len(ids), self._n_batch):
             self._raise_if_closed()
-            tokens = np.array(ids[begin : begin + self._piece], np.int32)
+            tokens = np.array(ids[begin : begin + self._n_batch], np.int32)
             batch = llama_cpp.llama_batch_get_one(as_pointer(tokens), len(tokens))
             with short_computation() as n:
                 llama_cpp.llama_set_n_threads(self._context, n, n)
@@ -101,14 +101,14 @@ class TextEmbedder:
 
 
 def shortened(vector: list[float], n: int) -> list[float]:
-    """The first `n` numbers, as a vector of length 1 again."""
+    """The first `n` dimensions, normalized to length 1."""
     cut = vector[:n]
     length = math.hypot(*cut) or 1.0
     return [x / length for x in cut]
 
 
 def _is_encoder(model: Model) -> bool:
-    """Whether a model's tokens see those that follow them."""
+    """Whether the model's attention is not causal."""
     metadata = model.file.metadata
     architecture = metadata.get("general.architecture")
     pooled = f"{architecture}.pooling_type" in metadata

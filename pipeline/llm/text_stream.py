@@ -1,4 +1,4 @@
-"""From token bytes to text that may be shown: whole characters, and nothing of a stop string."""
+"""Decodes the bytes of tokens to text, without partial characters and stop strings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ T = TypeVar("T")
 
 
 class TextStream(Generic[T]):
-    """Gives each token its text as soon as that text is certain.
+    """Returns each token with its text as soon as that text is certain.
 
-    A token is held back while its bytes end inside a character, or could be the beginning of a
-    stop string. Tokens come out in order, each once; those of a stop string never do. A character
-    that spans tokens belongs to the last of them. Raises ReellamaError for a stop string that has
-    no UTF-8.
+    A token is held back while its bytes end inside of a character or may begin a stop string.
+    Tokens are returned in order, without those of a stop string. A character that spans several
+    tokens belongs to the last of them. Raises ReellamaError for a stop string without UTF-8.
     """
 
     def __init__(self, stop: Sequence[str] = ()):
@@ -31,12 +30,12 @@ class TextStream(Generic[T]):
             ) from error
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held: deque[tuple[T, bytes]] = deque()
-        self._bytes = b""  # those of the tokens held
+        self._bytes = b""  # of the held tokens
         self.stopped = False
         self.stop_text: str | None = None  # the stop string that was found
 
     def push(self, token: T, piece: bytes) -> list[tuple[T, str]]:
-        """Take the next token; returns the tokens (and their texts) that are certain now."""
+        """Add a token; returns the tokens that are certain now, with their texts."""
         self._held.append((token, piece))
         self._bytes += piece
         matches = [(at, s) for s in self._stop if (at := self._bytes.find(s)) >= 0]
@@ -47,7 +46,7 @@ class TextStream(Generic[T]):
         return self._release(len(self._bytes) - self._uncertain())
 
     def flush(self) -> list[tuple[T, str]]:
-        """The tokens still held, when no more will follow."""
+        """The held tokens, at the end of the answer."""
         released = self._release(len(self._bytes))
         if rest := self._decoder.decode(b"", final=True):
             if not released:
@@ -57,7 +56,7 @@ class TextStream(Generic[T]):
         return released
 
     def _uncertain(self) -> int:
-        """How many bytes at the end may be part of a longer character or of a stop string."""
+        """How many bytes at the end may belong to an incomplete character or a stop string."""
         n = _unfinished(self._bytes)
         for s in self._stop:
             for length in range(min(len(s) - 1, len(self._bytes)), n, -1):
@@ -67,7 +66,7 @@ class TextStream(Generic[T]):
         return n
 
     def _release(self, n: int) -> list[tuple[T, str]]:
-        """The tokens that lie within the first `n` bytes held; the last is cut short on a stop."""
+        """The tokens within the first `n` held bytes; a stop string may cut the last one short."""
         released = []
         while self._held and len(self._held[0][1]) <= n:
             token, piece = self._held.popleft()
@@ -81,6 +80,6 @@ class TextStream(Generic[T]):
 
 
 def _unfinished(data: bytes) -> int:
-    """How many bytes at the end of `data` begin a UTF-8 character without ending it."""
+    """How many bytes at the end of `data` are an incomplete UTF-8 character."""
     tail = data[-3:]
     return len(tail) - codecs.utf_8_decode(tail, "replace", False)[1]

@@ -1,4 +1,4 @@
-"""How sure the model was: the softmax of its logits, for a few tokens out of a vocabulary."""
+"""The softmax of a model's logits, for the few likeliest tokens of a vocabulary."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 
 import numpy as np
 
-# The n likeliest tokens are at least as likely as the n-th of the maxima of blocks of this size.
-# Few tokens reach this bound, and only those are sorted.
+# The n-th largest of the maxima of blocks of this size is a lower bound of the n largest logits.
+# Few tokens reach it, and only those are sorted.
 BLOCK = 64
 
 
 class TokenProbabilities:
     """Probabilities under the model's own softmax (temperature 1, before any sampler).
 
-    Keeps its scratch memory, for it runs once a token.
+    Reuses its buffer, since it runs for every token.
     """
 
     def __init__(self, n_vocab: int):
@@ -34,7 +34,7 @@ class TokenProbabilities:
         return [(token, self.of(token)) for token in ids[:n]]
 
     def of(self, token: int) -> float:
-        """The probability of `token` under the logits last given to `best`, which must be there."""
+        """The probability of `token` under the logits of the last call of `best`."""
         return math.exp(float(self._logits[token]) - self._log_sum)
 
 
@@ -45,10 +45,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _bound(logits: np.ndarray, n: int) -> float:
-    """A logit that at least `n` of them reach, and few more."""
+    """A lower bound of the `n` largest logits, which few others reach."""
     n_blocks = len(logits) // BLOCK
     if n_blocks < n:
         return -math.inf
-    # A block is a column: numpy is fast at those.
+    # Each column is a block: the maximum over the first axis is fast in numpy.
     maxima = logits[: n_blocks * BLOCK].reshape(BLOCK, n_blocks).max(axis=0)
     return float(np.partition(maxima, -n)[-n])

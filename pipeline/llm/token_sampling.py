@@ -1,4 +1,4 @@
-"""How the next token is chosen: llama.cpp's samplers, in llama.cpp's order."""
+"""Samples the next token by llama.cpp's samplers, in llama.cpp's order."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm import grammar
 from reellama.pipeline.llm.generation_options import RANDOM_SEED, Sampling, SamplingError
 
-# Logits that are divided by less are infinite.
+# Division by a lower temperature would make logits infinite: it is greedy.
 MIN_TEMPERATURE = 1e-9
-# CPU seconds that the grammar may take for each of two tokens in succession: all other answers wait
-# for it. A single slow token may be due to a garbage collection in this thread or a paused machine.
+# CPU seconds that the grammar may take for a token, since all other answers wait for it. Only two
+# slow tokens in succession fail: one may be due to a garbage collection or a paused machine.
 MAX_GRAMMAR_SECONDS = 0.5
 
 
 def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama_sampler_p:
-    """llama.cpp's sampler chain for these options, without the grammar. The caller frees it.
+    """llama.cpp's sampler chain for these options, without the grammar. The caller must free it.
 
     Raises SamplingError for a bias on a token that does not exist.
     """
     s = sampling
-    links = [_bias(s, n_vocab)] if s.logit_bias else []
+    links = [_logit_bias(s, n_vocab)] if s.logit_bias else []
     if s.penalizes:
-        # llama.cpp makes a ring of this length: more than the context would only take memory.
+        # llama.cpp allocates a buffer of this length, so it is limited to the context.
         last_n = n_ctx if s.repeat_last_n < 0 else min(s.repeat_last_n, n_ctx)
         penalties = (s.repeat_penalty, s.frequency_penalty, s.presence_penalty)
         links.append(llama_cpp.llama_sampler_init_penalties(n_vocab, last_n, *penalties))
@@ -51,20 +51,20 @@ def build_chain(sampling: Sampling, n_vocab: int, n_ctx: int) -> llama_cpp.llama
     return chain
 
 
-def _bias(sampling: Sampling, n_vocab: int) -> llama_cpp.llama_sampler_p:
-    """The sampler that adds a bias to logits. Raises SamplingError for ids of no token."""
+def _logit_bias(sampling: Sampling, n_vocab: int) -> llama_cpp.llama_sampler_p:
+    """The sampler that adds biases to logits. Raises SamplingError for unknown token ids."""
     for token, _ in sampling.logit_bias:
         if not 0 <= token < n_vocab:
             raise SamplingError(
                 f"there is no token {token}: ids go from 0 to {n_vocab - 1}", "logit_bias"
             )
-    biases = [llama_cpp.llama_logit_bias(*each) for each in sampling.logit_bias]
+    biases = [llama_cpp.llama_logit_bias(token, bias) for token, bias in sampling.logit_bias]
     array = (llama_cpp.llama_logit_bias * len(biases))(*biases)
     return llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(biases), array)  # copies them
 
 
 def gbnf(sampling: Sampling) -> str | None:
-    """The grammar that these options ask for, if any."""
+    """The grammar of these options, if any."""
     if sampling.json_schema is None:
         return sampling.grammar
     from reellama.pipeline.llm.schema_grammar import schema_to_gbnf
@@ -73,7 +73,7 @@ def gbnf(sampling: Sampling) -> str | None:
 
 
 class Sampler:
-    """Chooses tokens by a Sampling. Owns its llama.cpp samplers and frees them with itself."""
+    """Samples tokens by a Sampling. Owns its llama.cpp samplers, and frees them when deleted."""
 
     def __init__(self, sampling: Sampling, model: backend.Model, n_ctx: int):
         self._n_vocab = llama_cpp.llama_vocab_n_tokens(model.vocab)
@@ -86,7 +86,7 @@ class Sampler:
             self._trigger = _Trigger(*texts, Tokenizer(model))
             self._candidates = np.zeros(self._n_vocab, CANDIDATE)
             self._ids = np.arange(self._n_vocab, dtype=np.int32)
-            self._was_slow = False  # the grammar, for the last token
+            self._was_slow = False  # whether the grammar was slow for the last token
         self._chain = build_chain(sampling, self._n_vocab, n_ctx)
 
     def __del__(self) -> None:
@@ -97,29 +97,29 @@ class Sampler:
     def sample(
         self, ctx: llama_cpp.llama_context_p, logits: Callable[[], np.ndarray], index: int = -1
     ) -> int:
-        """Choose and accept the next token. `logits()` [n_vocab] is called only with a grammar.
+        """Sample and accept the next token. `logits()` [n_vocab] is called only with a grammar.
 
-        `index` is the position in the last batch whose logits these are, by default its last one.
-        Raises SamplingError when the grammar lets no token follow, or takes too long to say so.
+        index: the position of the logits in the last batch, by default the last one. Raises
+        SamplingError if the grammar allows no token, or takes too long.
         """
         if self._grammar is None:
             return int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
-        if self._trigger.waits:
+        if self._trigger.is_waiting:
             token = int(llama_cpp.llama_sampler_sample(self._chain, ctx, index))
             for following in self._trigger.push(token):
                 if not self._allowed(following):
-                    if self._trigger.look_again():
+                    if self._trigger.restart():
                         llama_cpp.llama_sampler_reset(self._grammar)
                     break
                 llama_cpp.llama_sampler_accept(self._grammar, following)
             return token
         started_at = time.thread_time()
         token = self._choose(logits(), by_grammar=False)
-        if not self._allowed(token):  # trying every token of the vocabulary is slow
+        if not self._allowed(token):  # only now is the whole vocabulary checked, which is slow
             token = self._choose(logits(), by_grammar=True)
         llama_cpp.llama_sampler_accept(self._grammar, token)
         llama_cpp.llama_sampler_accept(self._chain, token)
-        # Ambiguous grammars have ever more ways to go on.
+        # The number of parse states of ambiguous grammars grows with each token.
         is_slow = time.thread_time() - started_at > MAX_GRAMMAR_SECONDS
         if is_slow and self._was_slow:
             raise SamplingError("this grammar has too many ways to go on: make it less ambiguous")
@@ -148,43 +148,48 @@ class Sampler:
 
 
 class _Trigger:
-    """Looks for the text after which a grammar begins, then for the text with which it begins."""
+    """Finds the place at which a grammar starts: after one text, then with another one.
 
-    def __init__(self, after: str | None, first: str | None, tokenizer: Tokenizer) -> None:
-        self._after, self._first = (after or "").encode(), (first or "").encode()
-        self._begin = b""  # with which the grammar has begun
+    after: the text after which the second one is searched for; start: the text with which the
+    grammar starts. None: no such text.
+    """
+
+    def __init__(self, after: str | None, start: str | None, tokenizer: Tokenizer) -> None:
+        # The texts that are still searched for; those that were found are empty.
+        self._after, self._start = (after or "").encode(), (start or "").encode()
+        self._found_start = b""
         self._tokenizer = tokenizer
-        self._tail = b""  # of what was generated
+        self._tail = b""  # the end of the generated text, which may begin one of these texts
 
     @property
-    def waits(self) -> bool:
-        """Whether the grammar has not begun."""
-        return bool(self._after or self._first)
+    def is_waiting(self) -> bool:
+        """Whether the grammar has not started."""
+        return bool(self._after or self._start)
 
     def push(self, token: int) -> list[int]:
-        """Take a token. Returns those with which the grammar begins, where it does."""
+        """Add a token. Returns the tokens that the grammar has to accept, if it starts now."""
         self._tail += self._tokenizer.piece(token, special=True)
-        begun = b""
-        while wanted := self._after or self._first:
-            before, found, rest = self._tail.partition(wanted)
-            if not found:
-                self._tail = before[1 - len(wanted) :] if len(wanted) > 1 else b""
+        start = b""
+        while text := self._after or self._start:
+            before, match, rest = self._tail.partition(text)
+            if not match:
+                self._tail = before[1 - len(text) :] if len(text) > 1 else b""
                 return []
             self._tail = rest
             if self._after:
                 self._after = b""
             else:
-                self._begin, self._first, begun = wanted, b"", wanted
-        rest = begun + self._tail
+                self._found_start, self._start, start = text, b"", text
+        rest = start + self._tail
         return self._tokenizer.encode(rest.decode(errors="replace")) if rest else []
 
-    def look_again(self) -> bool:
-        """Look for the next text with which the grammar may begin: the last one did not fit it.
+    def restart(self) -> bool:
+        """Search for the start again, as the text after the last one does not fit the grammar.
 
-        False where the grammar begins with no text, so that it binds all the same.
+        Returns False if there is no text with which the grammar starts: then it stays started.
         """
-        self._first, self._tail = self._begin, b""
-        return bool(self._first)
+        self._start, self._tail = self._found_start, b""
+        return bool(self._start)
 
 
 # struct llama_token_data
@@ -192,7 +197,7 @@ CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)
 
 
 def token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_array:
-    """Candidates, of type CANDIDATE `[n]`, as samplers take them; they must outlive it."""
+    """llama.cpp's view of candidates, of dtype CANDIDATE `[n]`, which must outlive it."""
     data = candidates.ctypes.data_as(llama_cpp.llama_token_data_p)
     return llama_cpp.llama_token_data_array(
         data=data, size=len(candidates), selected=-1, sorted=False
@@ -200,7 +205,7 @@ def token_data_array(candidates: np.ndarray) -> llama_cpp.llama_token_data_array
 
 
 def grammar_sampler(text: str, model: backend.Model) -> llama_cpp.llama_sampler_p:
-    """llama.cpp's sampler of a GBNF grammar; the caller frees it. Raises SamplingError."""
+    """llama.cpp's sampler of a GBNF grammar, which the caller must free. Raises SamplingError."""
 
     def is_token(name: str) -> bool:
         return len(Tokenizer(model).encode(name, special=True)) == 1

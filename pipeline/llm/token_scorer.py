@@ -1,4 +1,4 @@
-"""Tokens as the model chooses them: their bytes, and how likely they were, before they are text."""
+"""Adds bytes, probability and alternatives to sampled token ids."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from reellama.pipeline.llm.token_probabilities import TokenProbabilities
 class Token:
     """One generated token.
 
-    `text` is what it adds to the answer: whole characters, so it is empty for a token that begins
-    a character which the next one ends. `p` is its probability in the model's own softmax
-    (temperature 1, before penalties, grammar and other samplers), nan when n_probs is 0;
-    `alternatives` are the likeliest tokens there, best first, which may include the token itself.
-    `piece` and `alternative_pieces` are the bytes of these tokens, which may be half a character.
+    `text` is what the token adds to the answer, in whole characters: it is empty for a token that
+    ends inside of a character. `p` is its probability in the model's own softmax (temperature 1,
+    before penalties, grammar and other samplers), nan if n_probs is 0. `alternatives` are the
+    likeliest tokens, best first, which may include the token itself. `piece` and
+    `alternative_pieces` are the bytes of these tokens, which may be incomplete characters.
     """
 
     id: int
@@ -42,7 +42,7 @@ class ScoredToken(NamedTuple):
     best_pieces: tuple[bytes, ...]
 
     def with_text(self, text: str) -> Token:
-        """The token, now that its text is certain."""
+        """The token with its text."""
         alternatives = [
             (piece.decode(errors="replace"), p)
             for piece, (_, p) in zip(self.best_pieces, self.best, strict=True)
@@ -53,7 +53,7 @@ class ScoredToken(NamedTuple):
 class TokenScorer:
     """Turns chosen token ids into `ScoredToken`s: bytes, probability, alternatives.
 
-    Keeps the bytes that were looked up, for it runs once a token.
+    Caches the bytes of tokens, since it runs for every token.
     """
 
     def __init__(self, tokenizer: Tokenizer, n_vocab: int) -> None:
@@ -62,13 +62,13 @@ class TokenScorer:
         self._pieces: dict[int, bytes] = {}
 
     def best(self, logits: np.ndarray, n: int) -> list[tuple[int, float]]:
-        """The `n` likeliest ids with their probabilities, best first; none for 0. [n_vocab]."""
+        """The `n` likeliest ids with their probabilities, best first. logits: `[n_vocab]`."""
         return self._probabilities.best(logits, n) if n else []
 
     def score(
         self, token: int, best: list[tuple[int, float]], visible_special_ids: Collection[int] = ()
     ) -> ScoredToken:
-        """A token with its alternatives, `best` of the logits that it was chosen from.
+        """Score a token by `best` of the logits that it was sampled from.
 
         Special tokens have no bytes, except for `visible_special_ids`, whose bytes are their names.
         """

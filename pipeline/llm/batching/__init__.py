@@ -1,1 +1,1 @@
-"""Several answers side by side from one model, and whose turn it is."""
+"""Continuous batching: several answers at once from one model, and their scheduling."""

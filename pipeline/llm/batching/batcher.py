@@ -1,9 +1,9 @@
-"""Several answers at once from one model: sequences side by side in one llama.cpp context.
+"""Generates several answers at once: sequences of one llama.cpp context.
 
-Every step decodes the next token of all answers together with a piece of the prompts that are
-still being read, so a long prompt delays no answer: continuous batching, as in Orca (OSDI 2022),
-with chunked prefill, as in Sarathi-Serve (OSDI 2024). It is quick because the weights are read once
-for all of them.
+Every step decodes the next token of all answers together with a chunk of the prompts that are
+still being read, so that a long prompt delays no answer: continuous batching, as in Orca (OSDI
+2022), with chunked prefill, as in Sarathi-Serve (OSDI 2024). It is fast because the weights are
+read once for all of them.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import TokenScorer
 
-# A prompt prefers a sequence of which it can reuse more than this share of the cells.
+# A prompt prefers a sequence if it can reuse more than this share of the sequence's cells.
 MIN_REUSED_SHARE = 0.5
 
 
 class Batcher:
     """A model with `n_parallel` sequences of `n_ctx` positions each, and the thread that runs it.
 
-    Any number of jobs may wait for a sequence. What goes wrong with one job ends that job alone.
-    `close` ends all of them with `Stopped`, which `submit` raises from then on. Should the thread
-    itself end by an error, `failure` is that error, all jobs end with it, and `on_failure` is
-    called, in that thread.
+    Any number of jobs may wait for a sequence. An error in one job ends that job alone. `close`
+    ends all jobs with `Stopped`, which `submit` raises from then on. If the thread itself ends with
+    an error, `failure` is that error, all jobs end with it, and `on_failure` is called in the
+    thread.
     Raises ReellamaError for a model or adapter that cannot be used.
     """
 
@@ -88,20 +88,22 @@ class Batcher:
         self._slots = [SequenceSlot(CachedTokens(self._ctx.ptr, i)) for i in range(n_parallel)]
         self._inbox: queue.SimpleQueue[JobState | None] = queue.SimpleQueue()
         self._queue, self._planner = JobQueue(), StepPlanner()
-        # Delivered when a step is over: callbacks would take time from the rest of the step.
+        # Delivered after each step, so that callbacks do not delay it.
         self._pending_updates: list[tuple[GenerationJob, JobUpdate]] = []
         self.failure: BaseException | None = None
         self._on_failure = on_failure
         self._closed = False
-        self._closing = threading.Lock()  # no job comes in after the None that ends the thread
+        self._close_lock = (
+            threading.Lock()
+        )  # no job enters the inbox after the None that ends the thread
         self._thread = threading.Thread(target=self._run, name=f"batcher {path.name}", daemon=True)
         self._thread.start()
 
     def tokenize_prompt(self, prompt: Sequence[PromptPart]) -> TokenizedPrompt:
         """Tokenize a prompt.
 
-        Raises ReellamaError for soft tokens that do not fit the model, and for texts that cannot
-        fit the context, before it tokenizes anything.
+        Raises ReellamaError for soft tokens that do not fit the model, and, before tokenizing, for
+        texts that cannot fit the context.
         """
         n_characters = sum(len(part.text) for part in prompt if isinstance(part, Text))
         if (n_min := self.min_positions(n_characters)) > self.n_ctx:
@@ -112,13 +114,13 @@ class Batcher:
         return tokenized
 
     def min_positions(self, n_characters: int) -> int:
-        """Positions that a text of `n_characters` takes at least, found without tokenizing it."""
+        """A lower bound of the positions that a text takes, without tokenizing it."""
         return n_characters // self._longest_token
 
     def submit(self, job: GenerationJob) -> None:
-        """Answer a job as soon as a sequence is free.
+        """Queue a job until a sequence is free.
 
-        Its grammar is parsed here, in the caller's thread, so that it delays no other job. Raises
+        The grammar is parsed here, in the caller's thread, so that it delays no other job. Raises
         ReellamaError for a prompt that is too long or options that cannot be used, and Stopped
         after `close`.
         """
@@ -132,14 +134,14 @@ class Batcher:
         special_ids = self.tokenizer.single_tokens(job.visible_special_tokens)
         state.visible_special_ids = frozenset(special_ids)
         state.stage_started_at = time.perf_counter()
-        with self._closing:
+        with self._close_lock:
             if self._closed:
                 raise Stopped
             self._inbox.put(state)
 
     def close(self) -> None:
-        """Stop, and free the model."""
-        with self._closing:
+        """Stop the thread, and free the model."""
+        with self._close_lock:
             if self._closed:
                 return
             self._closed = True
@@ -154,7 +156,7 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001  # all jobs end with it
             self.failure = error
             reason = Failed(error)
-        with self._closing:
+        with self._close_lock:
             self._closed = True
         for slot in self._slots:
             self._end(slot, reason)
@@ -168,19 +170,19 @@ class Batcher:
             self._on_failure()
 
     def _answer_all(self) -> None:
-        """Answer until the end is asked for."""
+        """Run steps until `close` is called."""
         while self._admit():
             busy = [slot for slot in self._slots if slot.state is not None]
             try:
                 self._step(busy)
             except Exception as error:  # noqa: BLE001  # these jobs end with it
                 for slot in busy:
-                    slot.cache.clear()  # what the memory holds is not certain now
+                    slot.cache.clear()  # the content of the KV cache is not certain now
                     self._end(slot, error)
             self._deliver_updates()
 
     def _admit(self) -> bool:
-        """Give sequences to jobs that wait; with nothing to do, wait. False means the end."""
+        """Give sequences to waiting jobs; without any job, wait for one. False after `close`."""
         for slot in self._slots:
             if slot.state is not None and slot.state.job.cancelled:
                 self._end(slot, None)
@@ -204,21 +206,21 @@ class Batcher:
                 self._preempt(slot)
                 self._begin(state, [slot])
             free = [slot for slot in self._slots if slot.state is None]
-            while free and (next_one := self._queue.next_job(self._slots, free)):
-                self._begin(next_one, free)
+            while free and (next_job := self._queue.next_job(self._slots, free)):
+                self._begin(next_job, free)
                 free = [slot for slot in free if slot.state is None]
             if len(free) < len(self._slots):
                 return True
 
     def _begin(self, state: JobState, free: Sequence[SequenceSlot]) -> None:
-        """Give a job one of these sequences. What goes wrong ends this job alone."""
+        """Start a job on one of these sequences. An error ends this job alone."""
         try:
             self._start(state, free)
         except Exception as error:  # noqa: BLE001
             deliver(state.job, error)
 
     def _start(self, state: JobState, free: Sequence[SequenceSlot]) -> None:
-        """Start on the sequence that holds most of the prompt, or on the one unused the longest."""
+        """Take the sequence that has most of the prompt, or else the least recently used one."""
         job, keys = state.job, state.prompt.keys
 
         def preference(slot: SequenceSlot) -> tuple[int, float]:
@@ -227,7 +229,7 @@ class Batcher:
             return (common if is_enough else 0, -slot.last_used_at)
 
         slot = max(free, key=preference)
-        # The last position is always read: its logits are needed.
+        # The last position is always read for its logits.
         common = min(slot.cache.common_prefix(keys), len(keys) - 1)
         reused = slot.cache.truncate(state.prompt.reusable(common))
         if not state.was_preempted:
@@ -242,7 +244,7 @@ class Batcher:
         slot.state = state
 
     def _preempt(self, slot: SequenceSlot) -> None:
-        """Put a job back into the queue. It will continue by reading what it has generated."""
+        """Put a job back into the queue. Its prompt then includes the tokens generated so far."""
         state, slot.state = slot.state, None
         assert state is not None
         slot.last_used_at = time.monotonic()
@@ -256,10 +258,10 @@ class Batcher:
         self._queue.add(state, self._slots)
 
     def _step(self, busy: Sequence[SequenceSlot]) -> None:
-        """One batch of soft tokens where any are next, and one of token ids."""
+        """Decode a batch of soft tokens, if there are any, and a batch of token ids."""
         for soft in (True, False):
             if pieces := self._planner.next_pieces(busy, soft):
-                # llama.cpp computes neighbours together when their numbers follow each other.
+                # llama.cpp computes sequences together if their ids are consecutive.
                 pieces.sort(key=lambda piece: piece.sequence)
                 self._decode(pieces)
                 ends = accumulate(len(piece.tokens) for piece in pieces)
@@ -267,7 +269,7 @@ class Batcher:
                     self._advance(self._slots[piece.sequence], piece, end - 1)
 
     def _decode(self, pieces: Sequence[SequenceSpan]) -> None:
-        if all(piece.is_token for piece in pieces):  # the usual case, while answers grow
+        if all(piece.is_token for piece in pieces):  # the usual case: no prompt is being read
             self._ctx.decode_one_token_per_sequence(
                 [piece.tokens.keys[0] for piece in pieces],  # type: ignore[misc]  # ids
                 [piece.tokens.start for piece in pieces],
@@ -278,7 +280,7 @@ class Batcher:
             self._ctx.decode_batch(spans, causal=pieces[0].tokens.causal)
 
     def _advance(self, slot: SequenceSlot, piece: SequenceSpan, index: int) -> None:
-        """Note that a piece was decoded; choose the next token if it has logits."""
+        """Account for a decoded piece, and sample the next token if it has logits."""
         state = slot.state
         assert state is not None
         slot.cache.extend(piece.tokens)
@@ -295,11 +297,11 @@ class Batcher:
             state.stage_started_at = now
         stats.generate_seconds = now - state.stage_started_at
         try:
-            self._choose(slot, state, index)
+            self._sample(slot, state, index)
         except Exception as error:  # noqa: BLE001  # such as a grammar that allows no next token
             self._end(slot, error)
 
-    def _choose(self, slot: SequenceSlot, state: JobState, index: int) -> None:
+    def _sample(self, slot: SequenceSlot, state: JobState, index: int) -> None:
         job, stats = state.job, state.job.stats
         if job.options.max_tokens == 0:
             stats.stop_reason = "length"
@@ -329,7 +331,7 @@ class Batcher:
         return None
 
     def _end(self, slot: SequenceSlot, error: Exception | None) -> None:
-        """Free a sequence. Its cells stay in the KV cache: the next prompt may reuse them."""
+        """Free a sequence. Its cells stay in the KV cache, for prompts that can reuse them."""
         state, slot.state = slot.state, None
         slot.last_used_at = time.monotonic()
         if state is not None:

@@ -1,4 +1,4 @@
-"""Jobs of a batcher: a prompt to be answered, and the updates that its caller gets."""
+"""Jobs of a batcher: a prompt, its options, and the updates that the caller gets."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from reellama.pipeline.llm.prompt import TokenizedPrompt
 
 @dataclass
 class GenerationStats:
-    """What an answer took; complete after its last token. Soft tokens count as the prompt's."""
+    """Counts and times of an answer, complete after its last token. Prompts include soft tokens."""
 
     load_seconds: float = 0.0
     queue_seconds: float = 0.0  # until a sequence was free
     prompt_tokens: int = 0
-    reused_tokens: int = 0  # of these, positions that were still in the KV cache
+    reused_tokens: int = 0  # of prompt_tokens, those reused from the KV cache
     prompt_seconds: float = 0.0
     generated_tokens: int = 0
     generate_seconds: float = 0.0
     stop_reason: str | None = None  # "stop" or "length"
-    stop_text: str | None = None  # the stop text that ended it, if one did
-    end_token: int | None = None  # the model's own token for the end, if that ended it
+    stop_text: str | None = None  # the stop text that ended the answer, if any
+    end_token: int | None = None  # the end-of-generation token, if that ended the answer
 
 
-# What a job's caller gets: a token, None at the end of the answer, or what went wrong.
+# A token, None at the end of the answer, or the error that ended it.
 JobUpdate = Token | Exception | None
 # Called in the batcher's thread.
 UpdateCallback = Callable[[JobUpdate], None]
@@ -35,11 +35,11 @@ UpdateCallback = Callable[[JobUpdate], None]
 
 @dataclass(eq=False)
 class GenerationJob:
-    """One prompt to be answered. Setting `cancelled` ends it at the next step.
+    """A prompt to answer. Set `cancelled` to end the job at the next step.
 
-    limit: positions that prompt and answer may take. client: who asks; sequences are shared among
-    clients. visible_special_tokens: texts of special tokens that are part of the answer's text;
-    those that are no token of the model are ignored.
+    limit: positions that prompt and answer may take. client: sequences are shared fairly among
+    clients. visible_special_tokens: special tokens that are part of the answer's text; texts that
+    are not a token of the model are ignored.
     """
 
     prompt: TokenizedPrompt
@@ -53,7 +53,7 @@ class GenerationJob:
 
 
 class Stopped(ReellamaError):
-    """A batcher that was closed: it answers nothing any more. `status` is HTTP's."""
+    """The batcher was closed. `status` is HTTP's."""
 
     status = 503
 
@@ -62,7 +62,7 @@ class Stopped(ReellamaError):
 
 
 class Failed(ReellamaError):
-    """An answer that ended with an error of this program's own, its cause. `status` is HTTP's."""
+    """An answer that ended with an internal error, its cause. `status` is HTTP's."""
 
     status = 500
 
@@ -72,7 +72,7 @@ class Failed(ReellamaError):
 
 
 def deliver(job: GenerationJob, update: JobUpdate) -> None:
-    """Give an update to a job's caller. A job whose caller cannot take it any more is cancelled."""
+    """Call a job's `on_update`. If that fails, the job is cancelled."""
     if isinstance(update, Exception) and not isinstance(update, ReellamaError):
         update = Failed(update)
     try:

@@ -1,5 +1,6 @@
-"""Which job gets a sequence, and which has to give one up: long answers delay neither short ones
-nor other clients.
+"""Decides which job gets a sequence, and which has to give one up.
+
+Long answers delay neither short ones nor other clients.
 
 The client that has had the least work comes first, as in "Fairness in Serving Large Language
 Models" (Sheng and others, OSDI 2024), and a job that has used its quantum may be preempted by one
@@ -15,9 +16,9 @@ from reellama.pipeline.llm.batching.sequence_slots import SHORT_PREFILL, JobStat
 from reellama.pipeline.llm.batching.step_planner import DECODE_COST
 
 QUANTUM = 512  # work after which a job may be preempted
-MAX_WORK_LOST = 64  # work that a long prompt loses without harm when it is preempted
-SHORTER_FACTOR = 4  # how many times fewer cells make a job much shorter
-MAX_CLIENTS = 1024  # clients whose work is remembered
+MAX_WORK_LOST = 64  # work of a long prompt that preemption may waste
+SHORTER_FACTOR = 4  # a much shorter job has so many times fewer cells
+MAX_CLIENTS = 1024  # whose work is remembered
 
 
 class JobQueue:
@@ -28,7 +29,7 @@ class JobQueue:
         self._served: Counter[str] = Counter()
 
     def add(self, state: JobState, slots: Sequence[SequenceSlot]) -> None:
-        """Let a job wait. A client without jobs gains no advantage over those that have some."""
+        """Add a job. A client that had no jobs gets no credit for that time."""
         client = state.job.client
         active = {other.job.client for other in (*self.waiting, *_running(slots))}
         if active and client not in active:
@@ -41,7 +42,7 @@ class JobQueue:
     def next_job(
         self, slots: Sequence[SequenceSlot], free: Sequence[SequenceSlot]
     ) -> JobState | None:
-        """Take out the job that is next and may have one of the free sequences.
+        """Remove and return the next job that may have one of the free sequences.
 
         This is a job of the client with the fewest running jobs. Among several such clients the one
         with the least work comes first, counting what a long prompt is about to take, and of a
@@ -60,7 +61,7 @@ class JobQueue:
         return state
 
     def drop_cancelled(self) -> list[JobState]:
-        """Take out the jobs that were cancelled."""
+        """Remove and return the cancelled jobs."""
         cancelled = [state for state in self.waiting if state.job.cancelled]
         self.waiting = deque(state for state in self.waiting if not state.job.cancelled)
         return cancelled
@@ -72,7 +73,7 @@ class JobQueue:
         self._served[state.job.client] += work
 
     def preempt(self, slots: Sequence[SequenceSlot]) -> tuple[JobState, SequenceSlot] | None:
-        """Take out a waiting job, and say which running job must give up its sequence for it.
+        """Remove and return a waiting job, and the sequence that a running job gives up for it.
 
         When: all sequences are taken, and none will be free soon, because each job has used its
         quantum, or will have with the rest of its prompt. Where one will be free soon, only long
@@ -103,22 +104,22 @@ class JobQueue:
         for state in sorted(self.waiting, key=self._rank(slots)):
             if state.was_preempted:
                 continue
-            able = [slot for slot, victim in victims.items() if _may_preempt(state, victim, slot)]
-            if able:
+            eligible = [slot for slot, job in victims.items() if _may_preempt(state, job, slot)]
+            if eligible:
                 self.waiting.remove(state)
-                clients = {slot: victims[slot].job.client for slot in able}
-                slot = min(able, key=lambda slot: (-n_running[clients[slot]], len(slot.cache)))
+                clients = {slot: victims[slot].job.client for slot in eligible}
+                slot = min(eligible, key=lambda slot: (-n_running[clients[slot]], len(slot.cache)))
                 return state, slot
         return None
 
     def _rank(self, slots: Sequence[SequenceSlot]) -> Callable[[JobState], tuple[int, int]]:
-        """The order of the queue: a function whose value is smallest for the job that is next."""
+        """A sort key of jobs, smallest for the next one."""
         n_running = Counter(state.job.client for state in _running(slots))
 
         def rank(state: JobState) -> tuple[int, int]:
-            # As in fair queueing, what a prompt takes beyond a quantum counts before it is read.
-            beyond = max(0, len(state.prompt.keys) - QUANTUM)
-            return n_running[state.job.client], self._served[state.job.client] + beyond
+            # As in fair queueing, work of a prompt beyond a quantum is charged in advance.
+            excess = max(0, len(state.prompt.keys) - QUANTUM)
+            return n_running[state.job.client], self._served[state.job.client] + excess
 
         return rank
 
@@ -138,8 +139,10 @@ def _reads_long(state: JobState) -> bool:
 def _barely_read(
     states: dict[SequenceSlot, JobState], oldest: SequenceSlot
 ) -> dict[SequenceSlot, JobState]:
-    """Long prompts that have hardly been read, without the one that is read first: the job that
-    started first or, if its prompt is not long, the prompt with the least left."""
+    """Long prompts that have hardly been read, without the one that is read first.
+
+    The first is the job that started first or, if that is not long, the prompt with the least left.
+    """
     long = {slot: state for slot, state in states.items() if _reads_long(state)}
     first = min(long, key=lambda slot: (slot is not oldest, long[slot].n_pending), default=None)
     return {

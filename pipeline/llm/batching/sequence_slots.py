@@ -1,4 +1,4 @@
-"""The sequences of a batcher, and the state of the jobs that have them."""
+"""The sequences of a batcher, and the state of their jobs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
 from reellama.pipeline.llm.token_scorer import ScoredToken
 
-# A prompt is short when at most SHORT_PREFILL positions are left to read. Short prompts are read in
-# as few steps as possible, SHORT_PREFILL positions in each: a step takes nearly as long for one
-# answer that grows as for all.
+# Positions left to read up to which a prompt is short. Short prompts are read in as few steps as
+# possible, SHORT_PREFILL positions in each: a step takes nearly as long for one answer as for all.
 SHORT_PREFILL = 256
 
 
 @dataclass(eq=False)
 class JobState:
-    """A job, how far it is, and what its answer is made with.
+    """A job, its progress, and the objects that its answer is generated with.
 
     prompt: the job's prompt; after preemption, with the tokens generated until then.
     """
@@ -36,8 +35,8 @@ class JobState:
     started_at: float = 0.0  # when the job first had a sequence
     generated_ids: list[int] = field(default_factory=list)
     visible_special_ids: frozenset[int] = frozenset()  # special tokens that are part of the text
-    # Work since the job got its sequence, see `scheduler`. After preemption it starts below 0: to
-    # read the same positions again is no new work.
+    # Work since the job got its sequence, see `scheduler`. After preemption it starts below 0:
+    # reading the same positions again does not count.
     work: int = 0
     was_preempted: bool = False  # at least once
     n_preempted_cells: int = 0  # cells of its sequence when it was preempted
@@ -48,14 +47,14 @@ class JobState:
         return sum(map(len, self.pending))
 
     def start_prefill(self, pending: Iterable[TokenSpan]) -> None:
-        """Let these spans of `prompt` be decoded next."""
+        """Queue these spans of `prompt` for decoding."""
         self.pending = deque(pending)
         self.is_short = self.n_pending <= SHORT_PREFILL
 
 
 @dataclass(eq=False)
 class SequenceSlot:
-    """A sequence: what its part of the KV cache holds, and the job that is using it."""
+    """A sequence: its cells of the KV cache, and the job that is using it."""
 
     cache: CachedTokens
     state: JobState | None = None  # None: the sequence is free

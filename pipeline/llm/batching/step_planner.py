@@ -1,4 +1,4 @@
-"""What a batcher decodes in each step: a token of every answer, and chunks of prompts (prefill)."""
+"""Plans what a step of the batcher decodes: a token of every answer, and chunks of prompts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from reellama.pipeline.llm.batching.sequence_slots import SHORT_PREFILL, Sequenc
 from reellama.pipeline.llm.prompt import TokenSpan
 
 N_BATCH = 512  # positions a step
-# Positions of long prompts in a step beside answers that grow and short prompts: their clients wait
-# for the step to end.
+# Positions of long prompts in a step with answers and short prompts, whose clients wait for the end
+# of the step.
 PREFILL_CHUNK = 64
-# Answers with fewer tokens have just begun. Beside these alone, short prompts are read as if no
-# answer were growing: requests that came at the same time then generate in the same steps, and a
-# step takes nearly as long for one answer as for eight. None stops in the middle of a sentence.
+# Answers with fewer tokens are new. If all answers are new, short prompts are read as if there were
+# none, so that requests that came at the same time generate in the same steps: a step takes nearly
+# as long for one answer as for eight, and no answer pauses in the middle of a sentence.
 NEW_ANSWER_TOKENS = 4
-# The prompt that began first, however long it is, gets the positions for prompts divided by this.
+# The prompt that started first, however long, gets at least this fraction (1/N) of the positions.
 OLDEST_PROMPT_DIVISOR = 4
-DECODE_COST = 8  # positions of a prompt that are read in about the time of one generated token
+DECODE_COST = 8  # positions of a prompt that take about as long as one generated token
 
 
 @dataclass(frozen=True)
 class SequenceSpan:
-    """Tokens that go into a batch with others: their sequence, and whether the logits of the last
-    one are wanted."""
+    """Tokens of a sequence for a batch, and whether the logits of the last one are needed."""
 
     tokens: TokenSpan
     sequence: int
@@ -33,12 +32,12 @@ class SequenceSpan:
 
     @property
     def is_token(self) -> bool:
-        """Whether it is one token of text, whose logits are wanted."""
+        """Whether this is one token id whose logits are needed."""
         return self.wants_logits and len(self.tokens) == 1 and self.tokens.soft is None
 
     @property
     def span(self) -> BatchSpan:
-        """These tokens as `Context.decode_batch` takes them."""
+        """The argument of `Context.decode_batch`."""
         tokens = self.tokens
         first_output = len(tokens) - self.wants_logits
         return BatchSpan(tokens.inputs, tokens.start, self.sequence, first_output, tokens.offsets)
@@ -46,17 +45,17 @@ class SequenceSpan:
 
 @dataclass
 class StepBudget:
-    """Positions that a step still has for prompts: for short ones, and for long ones."""
+    """Positions left in a step for short prompts and for long ones."""
 
     short: int
     long: int
 
     def left(self, is_short: bool) -> int:
-        """Positions left for prompts of this length."""
+        """Positions left for short or long prompts."""
         return self.short if is_short else self.long
 
     def spend(self, is_short: bool, n_positions: int) -> None:
-        """Take positions away from those of prompts of this length."""
+        """Use up positions of short or long prompts."""
         if is_short:
             self.short -= n_positions
         else:
@@ -64,21 +63,20 @@ class StepBudget:
 
 
 class StepPlanner:
-    """Says what is decoded next. Long prompts get as much as all others together, and no more.
+    """Plans steps. Long prompts get at most as many positions as all other jobs together.
 
-    What they may read beside others is saved up until it is PREFILL_CHUNK positions: fewer at a
-    time take longer each.
+    Their positions are saved up to PREFILL_CHUNK: smaller chunks take longer per position.
     """
 
     def __init__(self) -> None:
         self._saved = PREFILL_CHUNK  # positions
 
     def next_pieces(self, busy: Sequence[SequenceSlot], soft: bool) -> list[SequenceSpan]:
-        """What is decoded next, of this kind: a token of each answer that grows, and of prompts.
+        """The next pieces of one kind, soft tokens or ids: a token of each answer, and of prompts.
 
-        The prompt with the least left comes first, as in shortest remaining time first: read in
-        equal shares, all would end last. The prompt that began first has its share of every step,
-        so that prompts that keep coming do not delay it for ever.
+        The prompt with the least left comes first, as in shortest remaining time first: with equal
+        shares, all prompts would end late. The prompt that started first has a share of every step,
+        so that new prompts cannot delay it for ever.
         """
         pieces = self._plan(busy, soft)
         self._account_for(pieces, busy)
@@ -106,7 +104,7 @@ class StepPlanner:
                 reserved = min(share, prefilling[oldest].n_pending)
             available = budget.left(is_short) - reserved
             if available > 0 and (piece := _next_piece(slot, soft, available)):
-                if not piece.tokens.causal:  # llama.cpp has one kind of mask for a batch
+                if not piece.tokens.causal:  # a batch has one kind of mask
                     if not pieces:
                         return [piece]
                     continue
@@ -115,10 +113,9 @@ class StepPlanner:
         return pieces
 
     def _budget(self, n_generated: int | None, n_short: int) -> StepBudget:
-        """What a step may read of short prompts, which have `n_short` positions left, and of long
-        ones.
+        """The positions of a step for short prompts, which have `n_short` left, and for long ones.
 
-        n_generated: tokens of the longest answer that grows, None where none does.
+        n_generated: tokens of the longest answer, None if there is none.
         """
         if n_generated is None and not n_short:
             return StepBudget(short=0, long=N_BATCH)
@@ -128,7 +125,7 @@ class StepPlanner:
         return StepBudget(short=min(n_short, max_short), long=n_long)
 
     def _account_for(self, pieces: Sequence[SequenceSpan], busy: Sequence[SequenceSlot]) -> None:
-        """Note what these pieces spend on long prompts, and what on others."""
+        """Update the positions saved for long prompts, to which all other jobs add."""
         by_sequence = {slot.cache.sequence: slot.state for slot in busy}
         for piece in pieces:
             state = by_sequence[piece.sequence]
@@ -142,8 +139,10 @@ class StepPlanner:
 
 
 def _next_piece(slot: SequenceSlot, soft: bool, max_positions: int) -> SequenceSpan | None:
-    """What this sequence decodes next, if it is of this kind: at most `max_positions`, or all
-    tokens that see each other."""
+    """The next piece of a sequence if it is of this kind, of at most `max_positions`.
+
+    Tokens with a non-causal mask are not divided.
+    """
     state, sequence = slot.state, slot.cache.sequence
     if state is None:
         return None

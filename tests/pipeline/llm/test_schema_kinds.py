@@ -44,7 +44,7 @@ def test_whatever_the_conversion_raises_is_told(
     def fails(schema: Any) -> dict[str, str]:
         raise error
 
-    monkeypatch.setattr(schema_grammar, "_converted", fails)
+    monkeypatch.setattr(schema_grammar, "_convert", fails)
     with pytest.raises(SamplingError, match="a keyword has a value"):
         schema_to_gbnf({"type": "string"})
 

@@ -47,7 +47,7 @@ def test_a_text_in_pieces_has_the_vector_of_the_whole(
     vectors = []
     with load_model(tiny_llama) as model:
         for piece in (N_CTX, 10):
-            monkeypatch.setattr(text_embedding, "PIECE", piece)
+            monkeypatch.setattr(text_embedding, "CHUNK", piece)
             embedder = TextEmbedder(model, Tokenizer(model), N_CTX)
             vectors.append(embedder.embed("a text of some length, to be read in pieces")[0])
             embedder.close()

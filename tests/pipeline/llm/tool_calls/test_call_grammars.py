@@ -168,7 +168,7 @@ def test_calls_that_a_model_makes_by_itself_follow_their_schema(model: Model, fo
     trigger = _Trigger(None, first, tokenizer)
     fed: list[int] = []
     for token in tokenizer.encode(f"Well. {text}"):
-        fed += trigger.push(token) if trigger.waits else []
+        fed += trigger.push(token) if trigger.is_waiting else []
     begun = b"".join(map(tokenizer.piece, fed)).decode()
     assert text.startswith(begun) and begun.startswith(first)
     assert accepts(grammar, text, model)
@@ -177,6 +177,6 @@ def test_calls_that_a_model_makes_by_itself_follow_their_schema(model: Model, fo
 def test_what_only_begins_like_a_call_is_free_again(model: Model) -> None:
     trigger = _Trigger("</think>", "<b>", Tokenizer(model))
     begun = [trigger.push(token) for token in Tokenizer(model).encode("<b> no </think> so <b>")]
-    assert not any(begun[:-1]) and begun[-1] and not trigger.waits
-    assert trigger.look_again() and trigger.waits
-    assert not _Trigger("</think>", None, Tokenizer(model)).look_again()
+    assert not any(begun[:-1]) and begun[-1] and not trigger.is_waiting
+    assert trigger.restart() and trigger.is_waiting
+    assert not _Trigger("</think>", None, Tokenizer(model)).restart()
