@@ -136,7 +136,7 @@ def run(
     Raises:
         ReellamaError: a setup cannot be measured. Earlier results are in the file.
     """
-    _check(tests, repetitions)
+    check_tests(tests, repetitions)
     results_file = ResultsFile(Path(resume).expanduser() if resume is not None else None)
     keys = {
         (setup, test): _key(setup, test, repetitions, warmup) for setup in setups for test in tests
@@ -165,7 +165,8 @@ def run(
     return [results_file[key] for key in keys.values()]
 
 
-def _check(tests: Sequence[BenchTest], repetitions: int) -> None:
+def check_tests(tests: Sequence[BenchTest], repetitions: int) -> None:
+    """Raise ReellamaError for what cannot be measured."""
     if repetitions < 1:
         raise ReellamaError(f"repetitions is {repetitions}, but must be 1 or more")
     if not tests:

@@ -8,6 +8,7 @@ from typing import Annotated
 from typer import Argument, Exit, Option, Typer
 
 from reellama.pipeline.cli.answer_commands import Probs, Videos, ask, describe
+from reellama.pipeline.cli.arguments.checks import checked_by, one_of
 from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS, GroupedCommand
 from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.commands import gguf, ollama
@@ -167,6 +168,13 @@ def cache(
     run(action)
 
 
+@checked_by
+def _check_steps(text: str) -> None:
+    from reellama.pipeline.cli.commands.train import parse_steps
+
+    parse_steps(text)
+
+
 @app.command(no_args_is_help=True)
 def train(
     config: Annotated[Path, Argument(metavar="CONFIG", help="A TOML file; see models/configs.")],
@@ -185,12 +193,21 @@ def train(
         Path | None, Option(metavar="DIR", help="Folder of features and checkpoints.")
     ] = None,
     projector: Annotated[
-        str | None, Option(metavar="KIND", help="resampler, mean or frame.")
+        str | None,
+        Option(
+            metavar="KIND",
+            callback=one_of("resampler", "mean", "frame"),
+            help="resampler, mean or frame.",
+        ),
     ] = None,
     assets: Annotated[Path | None, Option(metavar="DIR", help="Folder of picture sets.")] = None,
     steps: Annotated[
         str | None,
-        Option(metavar="N,N,N", help="Steps of the three phases on captions, as 500,200,100."),
+        Option(
+            metavar="N,N,N",
+            callback=_check_steps,
+            help="Steps of the three phases on captions, as 500,200,100.",
+        ),
     ] = None,
     stage: Annotated[
         str | None, Option(metavar="NAME", help="Train this one of the config's stages.")

@@ -17,6 +17,12 @@ from typer import BadParameter, Option
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, POOLING_METHODS
+from reellama.pipeline.cli.arguments.checks import (
+    bad_arguments,
+    check_gpu_layers,
+    checked_by,
+    one_of,
+)
 from reellama.pipeline.cli.arguments.grouped_command import FIRST
 from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
@@ -38,26 +44,19 @@ if TYPE_CHECKING:
     from reellama.pipeline.chat.video_chat import VideoChat
 
 
-POOLING_NAMES = ", ".join((AUTO, *POOLING_METHODS))
+@checked_by
+def check_llm_name(text: str) -> None:
+    """A path or name, or a model of Ollama's."""
+    if text == OLLAMA_PREFIX:
+        raise ReellamaError("ollama:NAME wants a name, as `ollama list` shows them")
 
 
-def _sampling(value: str) -> str:
-    if value not in SAMPLING_MODES:
-        raise BadParameter(f"{value!r} is not one of {', '.join(SAMPLING_MODES)}")
-    return value
+POOLING_NAMES = (AUTO, *POOLING_METHODS)
 
 
-def subtitle_mode(value: str) -> str:
-    """What `--subtitles` was given. Raises BadParameter for another word."""
-    if value not in SUBTITLE_MODES:
-        raise BadParameter(f"{value!r} is not one of {', '.join(SUBTITLE_MODES)}")
-    return value
-
-
-def _gpu_layers(value: str) -> str:
-    if value not in ("auto", "all") and not value.isdecimal():
-        raise BadParameter(f"{value!r} is neither a number nor auto nor all")
-    return value
+_check_seconds = checked_by(parse_time)
+_check_sampling = one_of(*SAMPLING_MODES)
+check_subtitles = one_of(*SUBTITLE_MODES)
 
 
 LayersOption = Annotated[
@@ -65,7 +64,7 @@ LayersOption = Annotated[
     Option(
         "--gpu-layers",
         "-ngl",
-        callback=_gpu_layers,
+        callback=check_gpu_layers,
         metavar="N|auto|all",
         help="Layers on the GPU.",
     ),
@@ -77,7 +76,7 @@ def parse_gpu_layers(text: str) -> GpuLayers:
 
     Says so where there is no GPU to take them. Raises BadParameter for another word.
     """
-    say_without_gpu(_gpu_layers(text))
+    say_without_gpu(check_gpu_layers(text))
     return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # a literal
 
 
@@ -94,12 +93,6 @@ MmprojOption = Annotated[
 ]
 
 
-def _pooling(value: str) -> str:
-    if value not in (AUTO, *POOLING_METHODS):
-        raise BadParameter(f"{value!r} is not one of {POOLING_NAMES}")
-    return value
-
-
 TokensOption = Annotated[
     int | None,
     Option(
@@ -109,21 +102,13 @@ TokensOption = Annotated[
     ),
 ]
 PoolingOption = Annotated[
-    str, Option(metavar="NAME", callback=_pooling, help="How these are pooled: " + POOLING_NAMES)
+    str,
+    Option(
+        metavar="NAME",
+        callback=one_of(*POOLING_NAMES),
+        help="How these are pooled: " + ", ".join(POOLING_NAMES),
+    ),
 ]
-
-
-def _seconds(value: str | None) -> str | None:
-    if value is not None:
-        _parse_seconds(value)
-    return value
-
-
-def _parse_seconds(value: str) -> float:
-    try:
-        return parse_time(value)
-    except ValueError as error:
-        raise BadParameter(str(error)) from error
 
 
 def _option(
@@ -156,22 +141,23 @@ class FrameOptions:
     """Which frames of a video are looked at."""
 
     frames: Annotated[int | None, _option(VideoReadOptions, "frames", "N")] = None
-    sampling: Annotated[str, _option(VideoReadOptions, "sampling", "HOW", _sampling)] = (
+    sampling: Annotated[str, _option(VideoReadOptions, "sampling", "HOW", _check_sampling)] = (
         VideoReadOptions.sampling
     )
     fps: Annotated[float | None, _option(VideoReadOptions, "fps", "X")] = None
-    start: Annotated[str | None, _option(VideoReadOptions, "start", "TIME", _seconds)] = None
-    end: Annotated[str | None, _option(VideoReadOptions, "end", "TIME", _seconds)] = None
-    subtitles: Annotated[str, _option(VideoReadOptions, "subtitles", "auto|off", subtitle_mode)] = (
-        VideoReadOptions.subtitles
-    )
+    start: Annotated[str | None, _option(VideoReadOptions, "start", "TIME", _check_seconds)] = None
+    end: Annotated[str | None, _option(VideoReadOptions, "end", "TIME", _check_seconds)] = None
+    subtitles: Annotated[
+        str, _option(VideoReadOptions, "subtitles", "auto|off", check_subtitles)
+    ] = VideoReadOptions.subtitles
 
     def read_options(self) -> VideoReadOptions:
         """These options as `VideoReadOptions`, which the library takes."""
-        start, end = (None if t is None else _parse_seconds(t) for t in (self.start, self.end))
+        start, end = (None if t is None else parse_time(t) for t in (self.start, self.end))
         sampling = cast(SamplingMode, self.sampling)
         subtitles = cast(SubtitleMode, self.subtitles)
-        return VideoReadOptions(self.frames, sampling, self.fps, start, end, subtitles)
+        with bad_arguments():
+            return VideoReadOptions(self.frames, sampling, self.fps, start, end, subtitles)
 
 
 @dataclass(frozen=True)
@@ -184,6 +170,7 @@ class ModelOptions:
         str | None,
         Option(
             metavar="GGUF|ollama:NAME",
+            callback=check_llm_name,
             help="Another LLM with embeddings of the same width, or one that Ollama runs.",
         ),
     ] = None
@@ -250,10 +237,8 @@ class ModelOptions:
 
     def _open_ollama(self, name: str, options: dict[str, Any]) -> VideoChat:
         """Let the bundle's own LLM watch, and a model of Ollama's talk."""
-        if not name:
-            raise ReellamaError("--llm ollama:NAME wants a name, as `ollama list` shows them")
         if self.lora:
-            raise ReellamaError(f"--lora has no place in {name}: Ollama loads it, with its own")
+            raise BadParameter(f"--lora has no place in {name}: Ollama loads it, with its own")
         from reellama.pipeline.chat.ollama_chat import OllamaVideoChat
 
         return OllamaVideoChat(model=name, **options)

@@ -10,6 +10,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+from typer import BadParameter
+
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.models.bundle import Bundle
@@ -17,11 +19,14 @@ from reellama.models.open_bundle import VideoBundle
 from reellama.models.prompt_format import AFTER_VIDEO
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.video_chat import VideoChat
+from reellama.pipeline.cli.arguments.checks import bad_arguments
 from reellama.pipeline.cli.arguments.verbosity import is_verbose
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.llm.engine import Token
+from reellama.pipeline.llm.generation_options import SamplingError
 
 CONTEXT_STEP = 256  # positions
+EMPTY_QUESTION = "the question is empty: say what you want to know about the video"
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,14 @@ def run(
     output: OutputOptions,
 ) -> None:
     """Answer `question` about `videos`; None asks for a description, "-" reads it from stdin."""
+    if question is not None and not question.strip():
+        raise BadParameter(EMPTY_QUESTION)
     if question == "-":
         question = sys.stdin.read()
     if question is not None and not question.strip():
-        raise ReellamaError("the question is empty: say what you want to know about the video")
-    generation = answer.generation()  # a wrong grammar file is told before anything is loaded
+        raise ReellamaError(EMPTY_QUESTION)
+    with bad_arguments(SamplingError):
+        generation = answer.generation()  # a wrong grammar file is told before anything is loaded
 
     def needed(bundle: VideoBundle, llm: GGUFFile) -> int:
         asked = bundle.describe if question is None else question

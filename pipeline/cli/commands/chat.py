@@ -10,11 +10,13 @@ from typer import Exit
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.cli import slash_commands
+from reellama.pipeline.cli.arguments.checks import bad_arguments
 from reellama.pipeline.cli.console import note
 from reellama.pipeline.cli.error_line import print_error_line
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.cli.session import Session
 from reellama.pipeline.cli.terminal.line_input import is_interactive, no_echo, read_lines
+from reellama.pipeline.llm.generation_options import SamplingError
 
 
 def run(
@@ -27,7 +29,8 @@ def run(
 ) -> None:
     """Talk until /bye or the end of the input. In a pipe, raises Exit(1) if any line failed."""
     failed = False
-    answer.generation()  # a wrong grammar file is told before anything is loaded
+    with bad_arguments(SamplingError):
+        answer.generation()  # a wrong grammar file is told before anything is loaded
     with model.open(frames, merge=True) as video_chat:
         video_chat.conversation.on_drop = _note_dropped
         session = Session(video_chat, answer, probs, interactive=is_interactive())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import numpy as np
+from typer import BadParameter
 
 from reellama.gguf_tools.atomic_write import check_new
-from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.synthetic.assets.pictures import load_kinds, load_pictures, shape_kinds
 from reellama.models.synthetic.render import frame_times, render
 from reellama.models.synthetic.scene import MOTIONS
@@ -22,19 +23,19 @@ DEMO_FPS = 24
 
 def run(path: Path, kind: str, motion: str, *, force: bool = False) -> None:
     """Draw `kind` doing `motion` and write it to `path`; `force`: also over a file."""
-    check_new(path, force=force)
     if motion not in MOTIONS:
-        raise ReellamaError(f"no motion is called {motion!r}; there are: {', '.join(MOTIONS)}")
+        raise BadParameter(f"no motion is called {motion!r}; there are: {', '.join(MOTIONS)}")
     style = "shapes" if kind in shape_kinds() else "openmoji"
-    if style == "openmoji" and kind not in {known.name for known in load_kinds()}:
-        raise ReellamaError(
-            f"no picture is called {kind!r}; see models/synthetic/assets/data/kinds.csv"
-        )
+    kinds = {*shape_kinds(), *(known.name for known in load_kinds())}
+    if kind not in kinds:
+        near = difflib.get_close_matches(kind, kinds) or ["red star", "dog"]
+        raise BadParameter(f"no picture is called {kind!r}; there is {' or '.join(near)}")
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise BadParameter(f"{path}: its ending is not one of a video; call it {path.stem}.mp4")
+    check_new(path, force=force)
     picture = load_pictures((style,), kinds=[kind])[0]
     rng = np.random.default_rng(7)
     scene = random_scene(rng, [picture], size=(640, 360), p_two=0, picture=picture, motion=motion)
     times = frame_times(scene.duration, round(scene.duration * DEMO_FPS))
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        raise ReellamaError(f"{path}: its ending is not one of a video; call it {path.stem}.mp4")
     write_video(path, render(scene, times), DEMO_FPS)
     note(f"{path}: {scene_caption(scene)}")

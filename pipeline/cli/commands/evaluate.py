@@ -44,7 +44,7 @@ def run(bundle: str, questions: QuestionOptions, options: RunOptions) -> None:
     if has_questions and questions.style:
         raise BadParameter("--style is of clips that are described: without --data or --benchmark")
     if questions.benchmark and not questions.task_names() <= TASKS.keys() | {PHOTOGRAPHS}:
-        raise _no_such_task("the benchmark", TASKS)
+        raise BadParameter(_no_such_task("the benchmark", TASKS))
     if options.record:
         _check_recordable(bundle)
     if questions.bench:
@@ -224,7 +224,8 @@ def _items(
         loaded = load_questions(questions.data)
         items = [item for item in loaded.items if not tasks or item.task.lower() in tasks]
         if not items:
-            raise _no_such_task(questions.data, {item.task for item in loaded.items})
+            tasks_there = {item.task for item in loaded.items}
+            raise ReellamaError(_no_such_task(questions.data, tasks_there))
         yield items, len(items), loaded.missing
         return
     from reellama.models.synthetic.assets.downloads import ASSETS
@@ -247,5 +248,5 @@ def _items(
         yield drawn, clips * len(asked_tasks), ()
 
 
-def _no_such_task(where: object, names: Iterable[str]) -> ReellamaError:
-    return ReellamaError(f"{where} has no such task; it has {', '.join(sorted(names))}")
+def _no_such_task(where: object, names: Iterable[str]) -> str:
+    return f"{where} has no such task; it has {', '.join(sorted(names))}"

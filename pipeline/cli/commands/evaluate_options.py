@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import BadParameter, Option
+from typer import Option
 
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.models.token_pooling.options import AUTO
+from reellama.pipeline.cli.arguments.checks import one_of
 from reellama.pipeline.cli.options import MmprojOption, PoolingOption, TokensOption
 
 DESCRIBED_CLIPS = 300  # that are described
@@ -18,19 +19,6 @@ CLIPS_PER_TASK = 50  # of the benchmark
 FOOTAGE_CLIPS = 200  # of captioned footage, a task
 SPLIT_NAMES = ("new-clips", "new-style", "new-pictures", "photographs")
 FOOTAGE_TASK_NAMES = ("captions", "yes-no", "subject-kind", "motion", "search")
-
-
-def _split(value: str) -> str:
-    if value not in SPLIT_NAMES:
-        raise BadParameter(f"{value!r} is not one of {', '.join(SPLIT_NAMES)}")
-    return value
-
-
-def _footage_tasks(values: list[str] | None) -> list[str] | None:
-    for value in values or ():
-        if value not in (*FOOTAGE_TASK_NAMES, "all"):
-            raise BadParameter(f"{value!r} is not one of {', '.join(FOOTAGE_TASK_NAMES)}, all")
-    return values
 
 
 @dataclass(frozen=True)
@@ -44,7 +32,7 @@ class QuestionOptions:
     bench: Annotated[
         list[str] | None,
         Option(
-            callback=_footage_tasks,
+            callback=one_of(*FOOTAGE_TASK_NAMES, "all"),
             metavar="NAME",
             help="Ask of the captioned clips of --data: "
             f"{', '.join(FOOTAGE_TASK_NAMES)} or all; may be repeated.",
@@ -60,7 +48,9 @@ class QuestionOptions:
     split: Annotated[
         str,
         Option(
-            callback=_split, metavar="NAME", help=f"Of the benchmark: {', '.join(SPLIT_NAMES)}."
+            callback=one_of(*SPLIT_NAMES),
+            metavar="NAME",
+            help=f"Of the benchmark: {', '.join(SPLIT_NAMES)}.",
         ),
     ] = SPLIT_NAMES[0]
     task: Annotated[

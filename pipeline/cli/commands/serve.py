@@ -11,9 +11,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import BadParameter, Option
+from typer import Option
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli.arguments.checks import checked_by, one_of
 from reellama.pipeline.cli.options import (
     BundleOption,
     LayersOption,
@@ -28,10 +29,11 @@ TOKEN_VARIABLE = "REELLAMA_TOKEN"
 MIB = 1 << 20
 
 
-def _unit(value: str | None) -> str | None:
-    if value not in (None, "systemd", "launchd"):
-        raise BadParameter(f"{value!r} is not one of systemd, launchd")
-    return value
+@checked_by
+def _check_keep_alive(text: str) -> None:
+    from reellama.pipeline.server.keep_alive import parse_keep_alive
+
+    parse_keep_alive(text)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ class ServedModelOptions:
     ] = None
     gpu_layers: LayersOption = "0"
     keep_alive: Annotated[
-        str, Option(metavar="TIME", help="How long an unused model stays: 5m, 0, -1 for ever.")
+        str,
+        Option(
+            metavar="TIME",
+            callback=_check_keep_alive,
+            help="How long an unused model stays: 5m, 0, -1 for ever.",
+        ),
     ] = "5m"
     max_body: Annotated[int, Option(min=1, metavar="MIB", help="Size of a request.")] = 256
     max_files: Annotated[
@@ -112,9 +119,20 @@ class ServedModelOptions:
 
 Unit = Annotated[
     str | None,
-    Option(metavar="KIND", callback=_unit, help="Print a unit: systemd or launchd."),
+    Option(
+        metavar="KIND",
+        callback=one_of("systemd", "launchd"),
+        help="Print a unit: systemd or launchd.",
+    ),
 ]
-LogLevel = Annotated[str, Option(metavar="LEVEL", help="debug, info, warning or error.")]
+LogLevel = Annotated[
+    str,
+    Option(
+        metavar="LEVEL",
+        callback=one_of("debug", "info", "warning", "error"),
+        help="debug, info, warning or error.",
+    ),
+]
 
 
 def run(
@@ -142,8 +160,6 @@ def run(
     from reellama.pipeline.server.monitoring import logs
     from reellama.pipeline.server.uvicorn_server import TimedShutdownServer, uvicorn_config
 
-    if log_level not in logs.LEVELS:
-        raise BadParameter(f"--log-level is one of {', '.join(logs.LEVELS)}")
     settings = _settings(listen, serving)
     _check(settings)
     sockets = [_listen(listen.host, listen.port)]
@@ -199,10 +215,7 @@ def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:
     from reellama.pipeline.server.keep_alive import parse_keep_alive
     from reellama.pipeline.server.settings import Settings
 
-    try:
-        keep_alive = parse_keep_alive(serving.keep_alive)
-    except ValueError as error:
-        raise BadParameter(str(error)) from error
+    keep_alive = parse_keep_alive(serving.keep_alive)
     return Settings(
         bundle=serving.bundle,
         mmproj=serving.mmproj,

@@ -42,7 +42,7 @@ class ConfigOverrides:
         if self.projector is not None:
             config = replace(config, projector=replace(config.projector, kind=self.projector))
         if self.steps is not None:
-            align, motion, answer = _steps(self.steps)
+            align, motion, answer = parse_steps(self.steps)
             config = replace(
                 config,
                 align=replace(config.align, steps=align),
@@ -60,10 +60,11 @@ class StageChoice:
     processes: int | None = None
 
 
-def _steps(text: str) -> list[int]:
+def parse_steps(text: str) -> list[int]:
+    """Steps of the three phases on captions. Raises ReellamaError for other text."""
     numbers = text.split(",")
     if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
-        raise ReellamaError(f"--steps {text}: give those of the three phases, such as 500,200,100")
+        raise ReellamaError(f"{text!r:.40}: give those of the three phases, such as 500,200,100")
     return [int(number) for number in numbers]
 
 

@@ -282,6 +282,6 @@ def test_the_command_writes_a_file_once(
     assert "tiny-llama-F16.gguf is there already; --force replaces it" in again.err
     assert reellama("gguf", "convert", llama, "F16", "--force").status == 0
     other = reellama("gguf", "convert", llama, "Q4_K_M", "--output", tmp_path / "q.gguf")
-    assert other.status == 1
-    assert "give F32, F16, BF16 or Q8_0, and quantize the result" in other.err
+    assert other.status == 2
+    assert "give F32, F16, BF16, Q8_0, and quantize the result" in other.err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny-llama-F16.gguf"]

@@ -70,7 +70,6 @@ REFUSED = {
     "llama.context_length=-1": "is of type u32: '-1' is none",
     "tokenizer.ggml.tokens=x": "is a list, which cannot be set here",
     "my.flag=bool:perhaps": "is of type bool: 'perhaps' is none",
-    "nothing": "is not KEY=VALUE",
 }
 
 

@@ -287,7 +287,7 @@ def test_types_that_are_newer_than_the_package_are_kept() -> None:
 
 def test_a_size_without_a_unit_is_asked_for_again(reellama: Reellama) -> None:
     result = reellama("gguf", "fit", "mini-llm", "--vram", "12")
-    assert result.status == 1 and "--vram 12 is 12 bytes; write it as 12GiB" in result.err
+    assert result.status == 2 and "12 is 12 bytes; write it as 12GiB" in result.err
 
 
 def test_a_mixture_that_is_not_known_is_named() -> None:

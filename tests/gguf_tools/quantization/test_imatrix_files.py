@@ -114,7 +114,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
         result = reellama("gguf", "imatrix", tiny_llama, text, "--force", "-o", place)
         assert result.status == 1 and f"cannot save {place}" in result.err
     nothing = reellama("gguf", "imatrix", tiny_llama, "-o", tmp_path / "out.gguf")
-    assert nothing.status == 1 and "there is nothing to read" in nothing.err
+    assert nothing.status == 2 and "there is nothing to read" in nothing.err
 
 
 def test_line_ends_of_a_text_are_read_as_they_are(tiny_llama: Path, tmp_path: Path) -> None:

@@ -178,8 +178,6 @@ def test_a_model_that_thinks_is_asked_to_answer_at_once(ollama: Ollama) -> None:
     ("options", "reason"),
     [
         (["--llm=ollama:nobody"], "Ollama has no model nobody: get it with `ollama pull nobody`"),
-        (["--llm=ollama:"], "--llm ollama:NAME wants a name"),
-        (["--llm=ollama:talker", "--lora=a.gguf"], "--lora has no place"),
         (["--llm=ollama:talker", "--grammar={}"], "takes no GBNF grammar"),
     ],
 )

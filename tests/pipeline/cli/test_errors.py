@@ -314,14 +314,14 @@ def test_a_url_is_refused_with_the_reason(reellama: Run) -> None:
 
 def test_sampling_by_fps_without_a_rate_names_the_option(reellama: Run, square_video: Path) -> None:
     result = reellama("ask", square_video, "What?", "--sampling", "fps")
-    assert result.status == 1 and "--fps" in result.err
+    assert result.status == 2 and "--fps" in result.err
 
 
 def test_an_ending_that_is_no_format_is_refused(reellama: Run, tmp_path: Path) -> None:
     result = reellama("timeline", tmp_path / "a.mp4", "--out", tmp_path / "x.xyz")
     assert result.status == 2 and "x.xyz" in result.err and ".srt" in result.err
     result = reellama("demo-video", tmp_path / "x.xyz")
-    assert result.status == 1 and "x.mp4" in result.err
+    assert result.status == 2 and "x.mp4" in result.err
     assert not list(tmp_path.glob("x.*"))
 
 

@@ -84,7 +84,7 @@ def test_the_drawn_benchmark_is_asked(
     data = json.loads(result.out)
     assert set(data["tasks"]) == {"count", "camera"} and data["seed"] == 0
     assert len(data["answers"]) == 4
-    assert reellama("eval", small_bundle, "--benchmark", "--task", "juggling").status == 1
+    assert reellama("eval", small_bundle, "--benchmark", "--task", "juggling").status == 2
 
 
 def test_no_controls_leaves_controls_out(reellama: Run, few: Path, small_bundle: Path) -> None:

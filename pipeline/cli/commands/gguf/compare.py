@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from reellama.pipeline.cli.arguments.checks import check_gpu_layers, check_quant_type
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.measuring.compare import CompareRow
 
@@ -15,7 +17,10 @@ if TYPE_CHECKING:
 def command(
     base: Annotated[str, Argument(metavar="BASE", help="A GGUF, best F16, BF16 or F32.")],
     types: Annotated[
-        list[str] | None, Argument(metavar="TYPE...", help="Such as Q4_K_M (default: 15).")
+        list[str] | None,
+        Argument(
+            metavar="TYPE...", callback=check_quant_type, help="Such as Q4_K_M (default: 15)."
+        ),
     ] = None,
     text: Annotated[
         Path | None, Option(metavar="FILE", help="What is read (default: English prose).")
@@ -48,7 +53,14 @@ def command(
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
     gpu_layers: Annotated[
-        str, Option("--gpu-layers", "-ngl", metavar="N|auto|all", help="Layers on the GPU.")
+        str,
+        Option(
+            "--gpu-layers",
+            "-ngl",
+            metavar="N|auto|all",
+            callback=check_gpu_layers,
+            help="Layers on the GPU.",
+        ),
     ] = "0",
     json: Annotated[bool, Option("--json", help="One JSON array.")] = False,
     markdown: Annotated[bool, Option("--markdown", help="The table in Markdown.")] = False,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from reellama.pipeline.cli.arguments.checks import check_conversion_type, check_mmproj_type
+
 
 def command(
     folder: Annotated[
@@ -18,7 +20,11 @@ def command(
     ],
     type_: Annotated[
         str | None,
-        Argument(metavar="TYPE", help="F32, F16, BF16 or Q8_0 (default: that of the weights)."),
+        Argument(
+            metavar="TYPE",
+            callback=check_conversion_type,
+            help="F32, F16, BF16 or Q8_0 (default: that of the weights).",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -26,7 +32,11 @@ def command(
     ] = None,
     mmproj_type: Annotated[
         str,
-        Option(metavar="TYPE", help="Of the mmproj of a vision model: f32, f16, bf16 or q8_0."),
+        Option(
+            metavar="TYPE",
+            callback=check_mmproj_type,
+            help="Of the mmproj of a vision model: f32, f16, bf16 or q8_0.",
+        ),
     ] = "f16",
     base: Annotated[
         Path | None,

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
+
+from reellama.pipeline.cli.arguments.checks import checked_by
+
+
+@checked_by
+def _check_setting(text: str) -> None:
+    from reellama.gguf_tools.editing.edit import Setting
+
+    Setting.parse(text)
 
 
 def command(
@@ -16,6 +25,7 @@ def command(
         Option(
             "--set",
             metavar="KEY=[TYPE:]VALUE",
+            callback=_check_setting,
             help="Set a key, such as general.name=Mine or x.y=u32:7; may be repeated.",
         ),
     ] = None,
@@ -29,13 +39,12 @@ def command(
 ) -> None:
     """Change a model's metadata or chat template, in a copy. Its tensors stay as they are."""
     from reellama.gguf_tools.editing.edit import Setting, edit
-    from reellama.gguf_tools.errors import ReellamaError
     from reellama.pipeline.cli.commands.gguf.split import show
     from reellama.pipeline.cli.options import read_text
     from reellama.pipeline.cli.progress import byte_bar
 
     if not (setting or remove or template):
-        raise ReellamaError("nothing to change: give --set, --remove or --template")
+        raise BadParameter("nothing to change: give --set, --remove or --template")
     with byte_bar("copying") as progress:
         made = edit(
             model,

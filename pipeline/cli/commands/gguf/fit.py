@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from reellama.pipeline.cli.arguments.checks import check_kv_type, check_memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
 # The rows of the tables.
 SHOWN_PRESETS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_K_S", "IQ4_XS", "Q3_K_M", "Q2_K")
 SHOWN_KV_TYPES = ("f16", "q8_0", "q4_0")
-MIN_MEMORY = 1 << 20  # bytes: who says less has left the unit out
 ASSUMPTIONS = (
     "Upper estimates: flash attention, batches of 512 with logits for all of them, sliding windows "
     "kept in full. The longest context is that with all layers on the GPU, at most what the model "
@@ -27,7 +28,11 @@ def command(
     model: Annotated[str, Argument(metavar="MODEL", help="A GGUF file, or a model's name.")],
     vram: Annotated[
         str | None,
-        Option(metavar="SIZE", help="Plan for this much free memory, such as 12GiB or 8GB."),
+        Option(
+            metavar="SIZE",
+            callback=check_memory,
+            help="Plan for this much free memory, such as 12GiB or 8GB.",
+        ),
     ] = None,
     ctx: Annotated[
         int,
@@ -41,12 +46,29 @@ def command(
             help="Positions in the context.",
         ),
     ] = 4096,
-    type_k: Annotated[str, Option(metavar="TYPE", help="KV cache type of the keys.")] = "f16",
-    type_v: Annotated[str, Option(metavar="TYPE", help="KV cache type of the values.")] = "f16",
+    type_k: Annotated[
+        str,
+        Option(
+            "--type-k",
+            "-ctk",
+            metavar="TYPE",
+            callback=check_kv_type,
+            help="KV cache: type of the keys.",
+        ),
+    ] = "f16",
+    type_v: Annotated[
+        str,
+        Option(
+            "--type-v",
+            "-ctv",
+            metavar="TYPE",
+            callback=check_kv_type,
+            help="KV cache: type of the values.",
+        ),
+    ] = "f16",
     json: Annotated[bool, Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Say how many layers fit on a GPU, what context does, and what other types would change."""
-    from reellama.gguf_tools.errors import ReellamaError
     from reellama.gguf_tools.format.split_files import read_model
     from reellama.gguf_tools.locate.find import resolve
     from reellama.gguf_tools.memory.offload import plan_offload
@@ -54,8 +76,6 @@ def command(
 
     file = read_model(resolve(model))
     free = parse_size(vram) if vram else _free_memory()
-    if free < MIN_MEMORY:
-        raise ReellamaError(f"--vram {vram} is {free:,} bytes; write it as 12GiB, 8GB or 8000MiB")
     this = plan_offload(file, ctx, free, type_k, type_v)
     (_write_json if json else _show)(file, this)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Exit, Option
+from typer import Argument, BadParameter, Exit, Option
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.quantization.imatrix import Imatrix, PromptProgress
@@ -111,15 +111,15 @@ def command(
     from reellama.gguf_tools.quantization.imatrix_statistics import merge_imatrices
     from reellama.pipeline.cli.console import out, strip_control
 
+    if text is None and not merge and not video:
+        raise BadParameter("there is nothing to read: give a TEXT, --video or --merge")
+    if process_output and text is None:
+        raise BadParameter("--process-output needs a TEXT: of videos it counts nothing")
     path = resolve(model)
     output = output or Path(f"{path.name.removesuffix('.gguf')}-imatrix.gguf")
     there = output.exists()
     if there and not (force or resume):
         raise ReellamaError(f"{output} exists; --force replaces it, --resume goes on with it")
-    if text is None and not merge and not video:
-        raise ReellamaError("there is nothing to read: give a TEXT, --video or --merge")
-    if process_output and text is None:
-        raise ReellamaError("--process-output needs a TEXT: of videos it counts nothing")
     check_writable(output)
     others = [(file, read_imatrix(file)) for file in merge or ()]
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
+from reellama.pipeline.cli.arguments.checks import check_gpu_layers
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.measuring.divergence import Estimate
     from reellama.gguf_tools.measuring.perplexity import TextQuality
@@ -77,7 +79,14 @@ def command(
         int | None, Option(min=1, metavar="N", help="Processor threads (default: physical cores).")
     ] = None,
     gpu_layers: Annotated[
-        str, Option("--gpu-layers", "-ngl", metavar="N|auto|all", help="Layers on the GPU.")
+        str,
+        Option(
+            "--gpu-layers",
+            "-ngl",
+            metavar="N|auto|all",
+            callback=check_gpu_layers,
+            help="Layers on the GPU.",
+        ),
     ] = "0",
     json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -102,13 +111,13 @@ def command(
     }
     compared = reference or reference_logits or save_logits
     _check_one_kind([*n_tasks, *(["ppl-stride"] if ppl_stride else [])], text, bool(compared))
-    path = find.resolve(model)
     common: Any = {
         "n_ctx": ctx,
         "n_threads": threads,
         "n_gpu_layers": parse_gpu_layers(gpu_layers),
         "lora": parse_adapters(lora),
     }
+    path = find.resolve(model)
     if n_tasks and text:
         [(benchmark, number)] = n_tasks.items()
         score = _score_choices(path, text, benchmark, number or None, common)

@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from reellama.pipeline.cli.arguments.checks import (
+    check_gpu_layers,
+    check_memory,
+    check_quant_type,
+)
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.picking.candidates import Source
     from reellama.gguf_tools.picking.pick import Picked
@@ -26,7 +32,12 @@ def command(
         float | None, Option(min=0, metavar="N", help="Tokens a second at least.")
     ] = None,
     vram: Annotated[
-        str | None, Option(metavar="SIZE", help="All of it must fit into this, such as 12GiB.")
+        str | None,
+        Option(
+            metavar="SIZE",
+            callback=check_memory,
+            help="All of it must fit into this, such as 12GiB.",
+        ),
     ] = None,
     ctx: Annotated[
         int,
@@ -53,7 +64,11 @@ def command(
     gpu_layers: Annotated[
         str | None,
         Option(
-            "--gpu-layers", "-ngl", metavar="N|auto|all", help="Layers on the GPU (default: auto)."
+            "--gpu-layers",
+            "-ngl",
+            metavar="N|auto|all",
+            callback=check_gpu_layers,
+            help="Layers on the GPU (default: auto).",
         ),
     ] = None,
     json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
@@ -79,6 +94,9 @@ def command(
     from reellama.pipeline.cli.options import parse_gpu_layers
     from reellama.pipeline.cli.progress import long_bar
 
+    wanted = [type_.strip() for type_ in types.split(",") if type_.strip()]
+    if not model.startswith(HUB_PREFIX):  # a repository has names of its own
+        check_quant_type(wanted)
     gpus = devices()
     given = parse_size(vram) if vram else None
     free = sum(gpu.free_bytes for gpu in gpus) or memory_size()
@@ -91,7 +109,6 @@ def command(
     )
     work = cache_root() / "pick"
     work.mkdir(parents=True, exist_ok=True)
-    wanted = [type_.strip() for type_ in types.split(",") if type_.strip()]
     with long_bar("files") as progress:
         source: Source
         if model.startswith(HUB_PREFIX):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, BadParameter, Option
 
+from reellama.pipeline.cli.arguments.checks import check_hub_name
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.download.pull import FileProgress
 
@@ -26,6 +28,7 @@ def command(
         str,
         Argument(
             metavar="OWNER/REPO[:QUANT-OR-FILE]",
+            callback=check_hub_name,
             help="A repository, and which of its files: Q4_K_M (the default) or a file's name.",
         ),
     ],

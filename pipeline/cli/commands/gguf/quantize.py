@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Exit, Option
 
+from reellama.pipeline.cli.arguments.checks import (
+    check_quant_type,
+    check_size,
+    check_tensor_type,
+    checked_by,
+)
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.measuring.mix_search import MixPlan, MixSettings
     from reellama.gguf_tools.quantization.quantize import Quantized, QuantizeProgress
@@ -32,13 +39,32 @@ def _list_types(wanted: bool) -> None:
     raise Exit
 
 
+@checked_by
+def _check_override(text: str) -> None:
+    from reellama.gguf_tools.quantization.quant_options import parse_tensor_type
+    from reellama.gguf_tools.quantization.quant_types import type_of_tensor
+
+    type_of_tensor(parse_tensor_type(text)[1])
+
+
+@checked_by
+def _check_metadata(text: str) -> None:
+    from reellama.gguf_tools.quantization.quant_options import parse_metadata
+
+    parse_metadata(text)
+
+
 def command(
     source: Annotated[
         str, Argument(metavar="SOURCE", help="A GGUF file, or a model's name; best in F16 or F32.")
     ],
     types: Annotated[
         list[str] | None,
-        Argument(metavar="TYPE...", help="Such as Q4_K_M; --types lists them all."),
+        Argument(
+            metavar="TYPE...",
+            callback=check_quant_type,
+            help="Such as Q4_K_M; --types lists them all.",
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -55,7 +81,11 @@ def command(
     ] = None,
     target_size: Annotated[
         str | None,
-        Option(metavar="SIZE", help="In place of a TYPE: the best mix for a file of so much."),
+        Option(
+            metavar="SIZE",
+            callback=check_size,
+            help="In place of a TYPE: the best mix for a file of so much.",
+        ),
     ] = None,
     target_bpw: Annotated[
         float | None, Option(min=0.5, metavar="X", help="The same in bits per weight.")
@@ -69,6 +99,7 @@ def command(
         list[str] | None,
         Option(
             metavar="PATTERN=TYPE",
+            callback=_check_override,
             help="A type for tensors whose name a regular expression finds; may be repeated.",
         ),
     ] = None,
@@ -77,10 +108,12 @@ def command(
     ] = None,
     pure: Annotated[bool, Option("--pure", help="The same type for all tensors.")] = False,
     output_type: Annotated[
-        str | None, Option(metavar="TYPE", help="Type of the output matrix.")
+        str | None,
+        Option(metavar="TYPE", callback=check_tensor_type, help="Type of the output matrix."),
     ] = None,
     embedding_type: Annotated[
-        str | None, Option(metavar="TYPE", help="Type of the token embeddings.")
+        str | None,
+        Option(metavar="TYPE", callback=check_tensor_type, help="Type of the token embeddings."),
     ] = None,
     leave_output_tensor: Annotated[
         bool, Option("--leave-output-tensor", help="Keep the output matrix as it is.")
@@ -89,6 +122,7 @@ def command(
         list[str] | None,
         Option(
             metavar="KEY=TYPE:VALUE",
+            callback=_check_metadata,
             help="Set a key (TYPE: int, float, bool or str); may be repeated.",
         ),
     ] = None,
@@ -120,10 +154,18 @@ def command(
     ] = False,
 ) -> None:
     """Quantize a model into one type or several."""
-    from reellama.gguf_tools.quantization.quant_options import parse_metadata, read_tensor_types
+    from reellama.gguf_tools.quantization.quant_options import (
+        parse_metadata,
+        parse_tensor_type,
+        read_tensor_types,
+    )
     from reellama.gguf_tools.quantization.quantize_child import QuantizerProcess
 
-    tensor_types = [_override(text) for text in tensor_type or ()]
+    if target_size and target_bpw:
+        raise BadParameter("--target-size and --target-bpw are one thing: give one of them")
+    if not (types or target_size or target_bpw):
+        raise BadParameter("which type? give one, such as Q4_K_M, or --target-size")
+    tensor_types = [parse_tensor_type(text) for text in tensor_type or ()]
     if tensor_type_file is not None:
         tensor_types += read_tensor_types(tensor_type_file)
     if target_size or target_bpw:
@@ -135,8 +177,6 @@ def command(
         settings = MixSettings(n_chunks=chunks, n_threads=threads or None, imatrix=imatrix, **given)
         plan, output = _plan(source, target_size, target_bpw, output, settings, force=force)
         types, tensor_types = [plan.base], plan.tensor_types()
-    if not types:
-        raise BadParameter("which type? give one, such as Q4_K_M, or --target-size")
     with QuantizerProcess() as quantizer, _progress() as progress:
         # llama.cpp is loaded in the child while the rest is imported here.
         from reellama.gguf_tools.quantization.quantize import quantize
@@ -144,7 +184,7 @@ def command(
 
         results = quantize(
             source,
-            types,
+            types or (),
             output,
             imatrix=imatrix,
             tensor_types=tensor_types,
@@ -184,8 +224,6 @@ def _plan(
     from reellama.pipeline.cli.console import note
     from reellama.pipeline.cli.progress import long_bar
 
-    if size and bits:
-        raise BadParameter("--target-size and --target-bpw are one thing: give one of them")
     path = resolve(source)
     file = read_gguf(path)
     n_weights = sum(tensor.n_elements for tensor in file.tensors.values())
@@ -203,16 +241,6 @@ def _plan(
     plan.write(types)
     note(f"{types}: the plan, for --tensor-type-file; KL divergence about {plan.predicted_kl:.4f}")
     return plan, place
-
-
-def _override(text: str) -> tuple[str, str]:
-    from reellama.gguf_tools.errors import ReellamaError
-    from reellama.gguf_tools.quantization.quant_options import parse_tensor_type
-
-    try:
-        return parse_tensor_type(text)
-    except ReellamaError as error:
-        raise BadParameter(str(error), param_hint="--tensor-type") from error
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from reellama.pipeline.cli.arguments.checks import check_size
+
 if TYPE_CHECKING:
     from reellama.gguf_tools.editing.model_copy import NewFile
 
@@ -25,7 +27,8 @@ def command(
         ),
     ] = None,
     max_size: Annotated[
-        str | None, Option(metavar="SIZE", help="At most so much in a file, such as 2GB.")
+        str | None,
+        Option(metavar="SIZE", callback=check_size, help="At most so much in a file, such as 2GB."),
     ] = None,
     max_tensors: Annotated[
         int, Option(min=1, metavar="N", help="Without --max-size: N tensors in a file.")

@@ -9,7 +9,7 @@ from typer import Option
 
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, PoolingOptions
-from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption
+from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption, check_llm_name
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -24,7 +24,11 @@ class LongVideoOptions:
     mmproj: MmprojOption = None
     llm: Annotated[
         str | None,
-        Option(metavar="GGUF|ollama:NAME", help="Another LLM, or one that retells what is seen."),
+        Option(
+            metavar="GGUF|ollama:NAME",
+            callback=check_llm_name,
+            help="Another LLM, or one that retells what is seen.",
+        ),
     ] = None
     threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
     no_cache: Annotated[

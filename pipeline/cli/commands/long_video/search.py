@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from typer import BadParameter
+
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.cli.commands.long_video.long_video_options import LongVideoOptions
 
@@ -28,7 +30,7 @@ def run(
     from reellama.pipeline.video.timestamps import format_time
 
     if not words.strip():
-        raise ReellamaError("search for what? give a few words")
+        raise BadParameter("search for what? give a few words")
     bundle = search_bundle(open_bundle(models.bundle, models.mmproj))
     indexes, failed = [], 0
     for video in videos:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.pipeline.cli.arguments.checks import one_of
 from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.commands.long_video.long_video_options import SceneOptions
-from reellama.pipeline.cli.options import subtitle_mode
+from reellama.pipeline.cli.options import check_subtitles
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -21,12 +22,6 @@ if TYPE_CHECKING:
     from reellama.pipeline.video.source import FrameSource
 
 FORMAT_BY_SUFFIX = {".txt": "text", ".json": "json", ".srt": "srt", ".vtt": "vtt", ".md": "md"}
-
-
-def _form(value: str | None) -> str | None:
-    if value is not None and value not in FORMAT_BY_SUFFIX.values():
-        raise BadParameter(f"{value!r} is not one of {', '.join(FORMAT_BY_SUFFIX.values())}")
-    return value
 
 
 def _form_of(out: Path | None) -> str:
@@ -43,7 +38,12 @@ class TimelineOptions:
 
     form: Annotated[
         str | None,
-        Option("--format", callback=_form, metavar="FORM", help="text, json, srt, vtt or md."),
+        Option(
+            "--format",
+            callback=one_of(*FORMAT_BY_SUFFIX.values()),
+            metavar="FORM",
+            help="text, json, srt, vtt or md.",
+        ),
     ] = None
     out: Annotated[
         Path | None, Option(metavar="FILE", help="Write it there; its ending says the format.")
@@ -61,7 +61,7 @@ class TimelineOptions:
     ] = None
     subtitles: Annotated[
         str,
-        Option(metavar="auto|off", callback=subtitle_mode, help="Those in or beside it."),
+        Option(metavar="auto|off", callback=check_subtitles, help="Those in or beside it."),
     ] = "auto"
     scenes: Annotated[int, Option(min=1, metavar="N", help="At most N scenes.")] = 300
     shortest: Annotated[
@@ -76,6 +76,8 @@ def run(video: Path, options: TimelineOptions, models: SceneOptions) -> None:
     from reellama.pipeline.video.clip import open_video
 
     form = options.form or _form_of(options.out)
+    if options.ask is not None:
+        _check_question(options, form)
     if options.thumbnails and options.out is None:
         raise BadParameter("--thumbnails needs --out: the pictures are put beside that file")
     if options.out is not None:
@@ -104,6 +106,14 @@ def run(video: Path, options: TimelineOptions, models: SceneOptions) -> None:
 
             made = replace(made, summary=summary.summarize_timeline(made, teller))
         _write(made, source, form, options)
+
+
+def _check_question(options: TimelineOptions, form: str) -> None:
+    """Raise BadParameter for an empty question, and for options that only a timeline has."""
+    if not str(options.ask).strip():
+        raise BadParameter("the question is empty: say what you want to know about the video")
+    if options.out is not None or form not in ("text", "json"):
+        raise BadParameter("--ask writes its answer to stdout, as text or json: leave out --out")
 
 
 def _print_answer(

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Exit, Option
+from typer import BadParameter, Exit, Option
 
 from reellama.pipeline.cli.commands.long_video.long_video_options import SceneOptions
 
@@ -46,6 +46,8 @@ def run(root: Path, options: WatchOptions, models: SceneOptions) -> None:
     """Watch until Ctrl-C or SIGTERM; with --once, raises Exit(1) where a video failed."""
     from reellama.pipeline.long_video.watch_folder import WatchedFolder
 
+    if options.json and not options.status:
+        raise BadParameter("--json is for --status")
     folder = WatchedFolder(root, recursive=options.recursive, settled=options.settled)
     if options.status:
         _print_status(folder, as_json=options.json)
