@@ -1,6 +1,7 @@
 """Decodes untrusted files in a child process, see `decode_child`.
 
-A hostile file can take over that child at most, so the child's answer is not trusted either.
+A file can make that child crash or run out of its limits, and the child's answer is not trusted.
+It is no sandbox: code that a file ran through a hole in FFmpeg would run as the server's user.
 """
 
 from __future__ import annotations
