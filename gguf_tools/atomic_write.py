@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,14 +72,16 @@ def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     target = Path(os.path.realpath(path))  # a link stays a link
     temporary = None
     try:
+        mode = path.stat().st_mode if path.exists() else None
         suffix = target.suffix if keep_suffix else ""
-        descriptor, name = tempfile.mkstemp(suffix, f".{target.name}.", target.parent)
-        os.close(descriptor)
-        temporary = Path(name)
+        new = target.with_name(f".{target.name}.{os.urandom(4).hex()}{suffix}")
+        # The umask bounds the permissions of a new file; what replaces a file may have to be private.
+        new.touch(0o666 if mode is None else 0o600, exist_ok=False)
+        temporary = new
         yield temporary
         _sync(temporary)
-        # Temporary files are private; use the permissions of the old file, or the default ones.
-        os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
+        if mode is not None:
+            os.chmod(temporary, mode)
         temporary.replace(target)
     except OSError as error:
         unchanged = "; the old file is as it was" if path.exists() else ""
@@ -96,9 +97,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

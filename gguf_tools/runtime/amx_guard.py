@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.gguf_tools.cache_root import cache_root
 from reellama.gguf_tools.errors import GGUFError, ReellamaError
 from reellama.gguf_tools.locate.find import smollm2
@@ -94,15 +95,10 @@ def _read_answer(key: str) -> AmxDecision | None:
 
 def _write_answer(key: str, decision: AmxDecision) -> None:
     """Keep the answer in this process, and on disk if possible."""
-    import tempfile
-
     _answers[key] = decision
     content = json.dumps({key: {"safe": decision.safe, "reason": decision.reason}}, indent=1)
-    with contextlib.suppress(OSError):
-        handle, temporary = tempfile.mkstemp(dir=cache_file().parent, suffix=".tmp")
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.replace(temporary, cache_file())  # readers see the old file or the new one, whole
+    with contextlib.suppress(ReellamaError):
+        write_atomically(cache_file(), content)
 
 
 def _probe_once(key: str, command: Sequence[str]) -> AmxDecision:
