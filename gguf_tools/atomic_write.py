@@ -75,7 +75,7 @@ def replacing(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
         mode = path.stat().st_mode if path.exists() else None
         suffix = target.suffix if keep_suffix else ""
         new = target.with_name(f".{target.name}.{os.urandom(4).hex()}{suffix}")
-        # The umask bounds the permissions of a new file; what replaces a file may have to be private.
+        # The umask bounds the permissions of a new file; what replaces one may have to be private.
         new.touch(0o666 if mode is None else 0o600, exist_ok=False)
         temporary = new
         yield temporary

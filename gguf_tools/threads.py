@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import psutil
+
+from reellama.gguf_tools.cgroups import core_limit
+
+
+def usable_cores() -> int:
+    """Logical cores that this process may use, by its affinity and the quota of its groups.
+
+    A part of a core counts as one: threads that a quota halts are halted together, so that none
+    waits for another.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return math.ceil(min(cores or 1, core_limit()))
 
 
 def default_threads() -> int:
@@ -12,8 +25,7 @@ def default_threads() -> int:
 
     `OMP_NUM_THREADS` is honoured as torch and numpy do it, so that one variable bounds them all.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(psutil.cpu_count(logical=False) or 1, usable or 1)
+    threads = min(psutil.cpu_count(logical=False) or 1, usable_cores())
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if limit.isdecimal() and int(limit) > 0:
         threads = min(threads, int(limit))

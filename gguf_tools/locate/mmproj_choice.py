@@ -92,7 +92,7 @@ def choose_mmprojs(names: Iterable[str], model: str, type_: str, where: str) -> 
 
 
 def memory_size() -> int:
-    """The size of this machine's memory in bytes."""
-    import psutil
+    """The size of the memory of this machine or container in bytes."""
+    from reellama.gguf_tools.cgroups import usable_memory
 
-    return int(psutil.virtual_memory().total)
+    return usable_memory().total

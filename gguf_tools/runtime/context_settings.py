@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp.llama_cpp as llama
-import psutil
 from gguf.constants import GGMLQuantizationType
 
+from reellama.gguf_tools.cgroups import usable_memory
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.memory.estimates import KV_TYPE_NAMES, kv_bytes
 from reellama.gguf_tools.runtime import backend
@@ -61,7 +61,7 @@ def check_memory(
     needed = sum(
         kv_bytes(model.file, layer, n_ctx, type_k, type_v, swa_full=swa_full) for layer in layers
     )
-    free = psutil.virtual_memory().available
+    free = usable_memory().available
     if needed > free:
         raise ReellamaError(
             f"{n_ctx} positions of context need {needed / 1e9:.1f} GB of memory for {model.path}, "

@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.threads import usable_cores
 
 
 def rank() -> int:
@@ -45,7 +46,7 @@ def init_processes() -> None:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if cuda else "gloo")
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_processes))
+    torch.set_num_threads(max(1, usable_cores() // local_processes))
 
 
 def shut_down() -> None:
@@ -114,7 +115,7 @@ class _Gather(torch.autograd.Function):
 def workers() -> int:
     """How many processes should draw clips for this one: one less than there are cores, divided
     among the ranks; 0 if every core has a rank, which then draws for itself."""
-    return ((os.cpu_count() or 2) - 1) // world_size()
+    return (usable_cores() - 1) // world_size()
 
 
 def spawn(function: Callable[..., Any], processes: int, *arguments: Any) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 from reellama.gguf_tools.atomic_write import stamp
+from reellama.gguf_tools.cgroups import usable_memory
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.pipeline.llm.batching.batcher import Batcher
@@ -158,7 +157,7 @@ class ModelPool:
     async def _make_room(self, n_bytes: int) -> None:
         """Unload unused models, the least recently used first, until `n_bytes` are free."""
         for model in reversed(self.loaded()):
-            memory = psutil.virtual_memory()
+            memory = usable_memory()
             if memory.available - n_bytes > MIN_FREE_MEMORY * memory.total:
                 return
             if not model.users:  # which may have changed while another model was unloaded

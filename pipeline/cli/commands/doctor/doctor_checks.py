@@ -82,6 +82,7 @@ def processor() -> Iterator[Finding]:
     """Cores, memory and instruction sets."""
     import psutil
 
+    from reellama.gguf_tools.cgroups import usable_memory
     from reellama.gguf_tools.threads import default_threads
 
     info = _cpuinfo()
@@ -92,7 +93,7 @@ def processor() -> Iterator[Finding]:
     if flags:
         found = [flag for flag in FEATURES if flag in flags]
         yield Finding("features", "ok", " ".join(found) or "none that speed this up")
-    memory = psutil.virtual_memory()
+    memory = usable_memory()
     yield Finding(
         "memory",
         "ok" if memory.available > LOW_MEMORY else "note",
