@@ -1,4 +1,4 @@
-"""The README says of `mini` what its `scores.json` has kept of the benchmark."""
+"""The README says what `scores.json` of `mini` has kept of the benchmark, and what was tried."""
 
 from __future__ import annotations
 
@@ -52,3 +52,8 @@ def test_the_table_says_how_many_questions_there_were() -> None:
     (asked,) = {task["questions"] for split in SPLITS for task in SCORES[split]["tasks"].values()}
     assert f"of {asked} questions each" in README
     assert all(f"--clips {asked} " in SCORES[split]["command"] for split in SPLITS)
+
+
+def test_no_older_pyav_is_installed_than_was_tried() -> None:
+    (lowest,) = re.findall(r'"av>=(\d+)"', (ROOT / "pyproject.toml").read_text())
+    assert row("PyAV")[0].startswith(f"{lowest}, ")

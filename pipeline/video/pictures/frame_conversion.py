@@ -37,8 +37,7 @@ class FrameConverter:
         Raises VideoError for a frame that cannot be converted.
         """
         width, height = display_size(frame.width, frame.height, pixel_aspect, max_side)
-        transfer: int = getattr(frame, "color_trc", 0)  # PyAV before 16 does not tell
-        hdr = transfer in (PQ, HLG)
+        hdr = frame.color_trc in (PQ, HLG)
         try:
             # Area averaging: shrinking 4K to 224 px by interpolation alone would alias.
             layout = "yuv444p16le" if hdr else "rgb24"
@@ -47,7 +46,7 @@ class FrameConverter:
             )
             rgb = scaled.to_ndarray()
             if hdr:
-                rgb = tone_map(rgb, transfer, frame.color_range == _FULL_RANGE)
+                rgb = tone_map(rgb, frame.color_trc, frame.color_range == _FULL_RANGE)
         except (FFmpegError, ValueError, MemoryError) as error:
             what = f"a frame of {frame.width}x{frame.height} cannot be used ({error})"
             raise VideoError(what) from None
