@@ -12,8 +12,9 @@ from typing import Annotated
 from typer import Argument, Option, Typer
 
 from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS
+from reellama.pipeline.cli.arguments.option_groups import grouped
 from reellama.pipeline.cli.arguments.typed_text import typed_text
-from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.video.piped_videos import as_files
 
 Videos = Annotated[

@@ -10,6 +10,7 @@ from typer import Argument, Exit, Option, Typer
 from reellama.pipeline.cli.answer_commands import Probs, Videos, ask, describe
 from reellama.pipeline.cli.arguments.checks import checked_by, one_of
 from reellama.pipeline.cli.arguments.grouped_command import GROUPED, SETTINGS, GroupedCommand
+from reellama.pipeline.cli.arguments.option_groups import grouped
 from reellama.pipeline.cli.arguments.typed_text import typed_text
 from reellama.pipeline.cli.commands import gguf, ollama
 from reellama.pipeline.cli.commands.evaluate_options import QuestionOptions, RunOptions
@@ -21,7 +22,7 @@ from reellama.pipeline.cli.commands.long_video.long_video_options import (
 from reellama.pipeline.cli.commands.long_video.timeline import TimelineOptions
 from reellama.pipeline.cli.commands.long_video.watch import WatchOptions
 from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
-from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions, grouped
+from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.video.piped_videos import as_files
 
 app = Typer(

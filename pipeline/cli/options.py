@@ -1,31 +1,31 @@
-"""The options that commands share: a dataclass for each group, which `grouped` takes apart."""
+"""The options that commands share, a dataclass for each group: see `option_groups.grouped`."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import math
 from collections.abc import Callable, Sequence
-from copy import copy
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
-from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, POOLING_METHODS
+from reellama.models.token_pooling.options import (
+    AUTO,
+    DEFAULT_TOKENS,
+    POOLING_METHODS,
+    PoolingOptions,
+)
 from reellama.pipeline.cli.arguments.checks import (
     bad_arguments,
     check_gpu_layers,
     checked_by,
     one_of,
 )
-from reellama.pipeline.cli.arguments.grouped_command import FIRST
 from reellama.pipeline.cli.arguments.typed_text import typed_text
-from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 from reellama.pipeline.llm.generation_options import GenerationOptions, Sampling
 from reellama.pipeline.option_fields import option_field
 from reellama.pipeline.video.read_options import (
@@ -59,18 +59,6 @@ _check_sampling = one_of(*SAMPLING_MODES)
 check_subtitles = one_of(*SUBTITLE_MODES)
 
 
-LayersOption = Annotated[
-    str,
-    Option(
-        "--gpu-layers",
-        "-ngl",
-        callback=check_gpu_layers,
-        metavar="N|auto|all",
-        help="Layers on the GPU.",
-    ),
-]
-
-
 def parse_gpu_layers(text: str) -> GpuLayers:
     """The number of layers on the GPU as the engine takes it: a number, auto or all.
 
@@ -93,21 +81,12 @@ MmprojOption = Annotated[
 ]
 
 
-TokensOption = Annotated[
-    int | None,
-    Option(
-        min=1,
-        metavar="N",
-        help=f"Tokens of a video, for a vision GGUF (default: {DEFAULT_TOKENS}).",
-    ),
+TilesOption = Annotated[
+    bool, Option("--tiles", help="A vision GGUF sees pictures in tiles too, in full.")
 ]
-PoolingOption = Annotated[
-    str,
-    Option(
-        metavar="NAME",
-        callback=one_of(*POOLING_NAMES),
-        help="How these are pooled: " + ", ".join(POOLING_NAMES),
-    ),
+ContextOption = Annotated[
+    int,
+    Option("--n-ctx", "--ctx-size", "-c", min=64, metavar="N", help="Positions in the context."),
 ]
 
 
@@ -137,14 +116,25 @@ def _option(
 
 
 @dataclass(frozen=True)
-class FrameOptions:
-    """Which frames of a video are looked at."""
+class SamplingOptions:
+    """How frames are taken of a video."""
 
     frames: Annotated[int | None, _option(VideoReadOptions, "frames", "N")] = None
     sampling: Annotated[str, _option(VideoReadOptions, "sampling", "HOW", _check_sampling)] = (
         VideoReadOptions.sampling
     )
     fps: Annotated[float | None, _option(VideoReadOptions, "fps", "X")] = None
+
+    def read_options(self) -> VideoReadOptions:
+        """These options as `VideoReadOptions`, which the library takes."""
+        with bad_arguments():
+            return VideoReadOptions(self.frames, cast(SamplingMode, self.sampling), self.fps)
+
+
+@dataclass(frozen=True)
+class FrameOptions(SamplingOptions):
+    """Which frames of a video are looked at."""
+
     start: Annotated[str | None, _option(VideoReadOptions, "start", "TIME", _check_seconds)] = None
     end: Annotated[str | None, _option(VideoReadOptions, "end", "TIME", _check_seconds)] = None
     subtitles: Annotated[
@@ -154,18 +144,73 @@ class FrameOptions:
     def read_options(self) -> VideoReadOptions:
         """These options as `VideoReadOptions`, which the library takes."""
         start, end = (None if t is None else parse_time(t) for t in (self.start, self.end))
-        sampling = cast(SamplingMode, self.sampling)
         subtitles = cast(SubtitleMode, self.subtitles)
         with bad_arguments():
-            return VideoReadOptions(self.frames, sampling, self.fps, start, end, subtitles)
+            return replace(super().read_options(), start=start, end=end, subtitles=subtitles)
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """Which model answers, and how it is run."""
+class BundleOptions:
+    """What sees."""
 
     bundle: BundleOption = "mini"
     mmproj: MmprojOption = None
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """How many tokens a video gets."""
+
+    tokens: Annotated[
+        int | None,
+        Option(
+            min=1,
+            metavar="N",
+            help=f"Tokens of a video or scene, for a vision GGUF (default: {DEFAULT_TOKENS}).",
+        ),
+    ] = None
+    pooling: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            callback=one_of(*POOLING_NAMES),
+            help="How these are pooled: " + ", ".join(POOLING_NAMES),
+        ),
+    ] = AUTO
+
+    def pooling_options(self) -> PoolingOptions:
+        """These options as `PoolingOptions`, which the library takes."""
+        return PoolingOptions(self.tokens, self.pooling)
+
+
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where models are computed."""
+
+    threads: Annotated[
+        int | None, Option(min=1, metavar="N", help="Processor threads (default: free cores).")
+    ] = None
+    gpu_layers: Annotated[
+        str,
+        Option(
+            "--gpu-layers",
+            "-ngl",
+            callback=check_gpu_layers,
+            metavar="N|auto|all",
+            help="Layers on the GPU.",
+        ),
+    ] = "0"
+
+    def engine_options(self) -> dict[str, Any]:
+        """These options as keywords of whatever loads an LLM."""
+        layers = parse_gpu_layers(self.gpu_layers)
+        return {"n_threads": self.threads, "n_gpu_layers": layers}
+
+
+@dataclass(frozen=True)
+class ModelOptions(ComputeOptions, TokenOptions, BundleOptions):
+    """Which model answers, and how it is run."""
+
     llm: Annotated[
         str | None,
         Option(
@@ -181,21 +226,8 @@ class ModelOptions:
         str | None,
         Option(metavar="TEXT", callback=typed_text, help="System prompt instead of the bundle's."),
     ] = None
-    tokens: TokensOption = None
-    pooling: PoolingOption = AUTO
-    tiles: Annotated[
-        bool, Option("--tiles", help="A vision GGUF sees pictures in tiles too, in full.")
-    ] = False
-    n_ctx: Annotated[
-        int,
-        Option(
-            "--n-ctx", "--ctx-size", "-c", min=64, metavar="N", help="Positions in the context."
-        ),
-    ] = 4096
-    threads: Annotated[
-        int | None, Option(min=1, metavar="N", help="Processor threads (default: free cores).")
-    ] = None
-    gpu_layers: LayersOption = "0"
+    tiles: TilesOption = False
+    n_ctx: ContextOption = 4096
 
     def open(
         self,
@@ -220,8 +252,7 @@ class ModelOptions:
             "system": self.system,
             "read_options": frames.read_options(),
             "n_ctx": self.n_ctx,
-            "n_threads": self.threads,
-            "n_gpu_layers": parse_gpu_layers(self.gpu_layers),
+            **self.engine_options(),
         }
         if self.llm and self.llm.startswith(OLLAMA_PREFIX):
             return self._open_ollama(self.llm.removeprefix(OLLAMA_PREFIX), options)
@@ -329,49 +360,3 @@ def _parse_adapter(text: str) -> tuple[Path, float]:
     if not path.is_file():
         raise ReellamaError(f"--lora {text}: there is no such LoRA adapter")
     return path, scale
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command take dataclasses of options: each field becomes an option of its own.
-
-    In help they stand together under the first sentence of the dataclass. Every such command takes
-    --quiet and --verbose as well.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-
-    @functools.wraps(command)
-    def wrapper(**arguments: Any) -> None:
-        def take(group: type) -> Any:
-            return group(**{f.name: arguments.pop(f.name) for f in fields(group)})
-
-        set_verbosity(take(Verbosity))
-        for name, group in groups.items():
-            arguments[name] = take(group)
-        command(**arguments)
-
-    parameters = []
-    for parameter in inspect.signature(command).parameters.values():
-        if parameter.name in groups:
-            parameters += _parameters(groups[parameter.name])
-        else:
-            parameters.append(parameter.replace(annotation=hints[parameter.name]))
-    parameters += _parameters(Verbosity)
-    # typer reads a command's signature to learn its options.
-    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapper
-
-
-def _parameters(group: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    title = (group.__doc__ or "").split(".")[0]
-    parameters = []
-    for f in fields(group):
-        hint = hints[f.name]
-        option = copy(hint.__metadata__[0])
-        option.rich_help_panel = None if f.name in FIRST else title
-        hint = Annotated[hint.__origin__, option]
-        parameters.append(inspect.Parameter(f.name, kind, default=f.default, annotation=hint))
-    return parameters

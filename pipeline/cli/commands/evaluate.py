@@ -173,7 +173,6 @@ def _quantizations(
     from reellama.models.bundle import Bundle
     from reellama.models.cache_folders import ENCODED_FRAMES
     from reellama.models.open_bundle import open_bundle
-    from reellama.models.token_pooling.options import PoolingOptions
     from reellama.pipeline.cli.console import note, out
     from reellama.pipeline.cli.progress import progress_bar
     from reellama.pipeline.evaluation import quantization_sweep
@@ -194,7 +193,7 @@ def _quantizations(
             ggufs,
             lambda done, total, what: show(done, total or 0, what),
             frames=options.frames,
-            pooling=PoolingOptions(options.tokens, options.pooling),
+            pooling=options.pooling_options(),
             **options.engine(),
         )
     figures: dict[str, Any] = {"command": command_line(bundle, questions, options)}

@@ -12,7 +12,7 @@ from typer import Option
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.models.token_pooling.options import AUTO
 from reellama.pipeline.cli.arguments.checks import one_of
-from reellama.pipeline.cli.options import MmprojOption, PoolingOption, TokensOption
+from reellama.pipeline.cli.options import MmprojOption, TokenOptions
 
 DESCRIBED_CLIPS = 300  # that are described
 CLIPS_PER_TASK = 50  # of the benchmark
@@ -78,15 +78,13 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class RunOptions(TokenOptions):
     """How a bundle is asked, and what becomes of the figures."""
 
     llm: Annotated[
         Path | None, Option(metavar="GGUF", help="The bundle's LLM in another file.")
     ] = None
     mmproj: MmprojOption = None
-    tokens: TokensOption = None
-    pooling: PoolingOption = AUTO
     frames: Annotated[int | None, Option(min=1, metavar="N", help="Frames of a video.")] = None
     threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
     controls: Annotated[

@@ -16,10 +16,9 @@ from typer import Option
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.pipeline.cli.arguments.checks import checked_by, one_of
 from reellama.pipeline.cli.options import (
-    BundleOption,
-    LayersOption,
-    MmprojOption,
-    parse_gpu_layers,
+    BundleOptions,
+    ComputeOptions,
+    ContextOption,
 )
 
 if TYPE_CHECKING:
@@ -63,11 +62,9 @@ class ListenOptions:
 
 
 @dataclass(frozen=True)
-class ServedModelOptions:
+class ServedModelOptions(ComputeOptions, BundleOptions):
     """What the server runs, and how much of it."""
 
-    bundle: BundleOption = "mini"
-    mmproj: MmprojOption = None
     llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
     parallel: Annotated[
         int, Option(min=1, max=64, metavar="N", help="Answers at the same time.")
@@ -84,21 +81,7 @@ class ServedModelOptions:
     decode_timeout: Annotated[
         float, Option(min=1, metavar="SECONDS", help="Decoding a video ends after so long.")
     ] = 60.0
-    n_ctx: Annotated[
-        int,
-        Option(
-            "--n-ctx",
-            "--ctx-size",
-            "-c",
-            min=64,
-            metavar="N",
-            help="Positions of each answer's context.",
-        ),
-    ] = 4096
-    threads: Annotated[
-        int | None, Option(min=1, metavar="N", help="Threads (default: free cores).")
-    ] = None
-    gpu_layers: LayersOption = "0"
+    n_ctx: ContextOption = 4096
     keep_alive: Annotated[
         str,
         Option(
@@ -228,8 +211,7 @@ def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:
         answer_seconds=serving.timeout,
         decode_seconds=serving.decode_timeout,
         n_ctx=serving.n_ctx,
-        n_threads=serving.threads,
-        n_gpu_layers=parse_gpu_layers(serving.gpu_layers),
+        **serving.engine_options(),
         keep_alive=Settings.keep_alive if keep_alive is None else keep_alive,
         token=os.environ.get(TOKEN_VARIABLE) or None,
         allow_dirs=tuple(listen.allow_dir or ()),

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
-from reellama.models.token_pooling.options import AUTO, DEFAULT_TOKENS, PoolingOptions
-from reellama.pipeline.cli.options import BundleOption, MmprojOption, PoolingOption, check_llm_name
+from reellama.pipeline.cli.options import BundleOptions, TokenOptions, check_llm_name
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -17,11 +16,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LongVideoOptions:
+class LongVideoOptions(BundleOptions):
     """Which models look for moments."""
 
-    bundle: BundleOption = "mini"
-    mmproj: MmprojOption = None
     llm: Annotated[
         str | None,
         Option(
@@ -37,18 +34,8 @@ class LongVideoOptions:
 
 
 @dataclass(frozen=True)
-class SceneOptions(LongVideoOptions):
+class SceneOptions(TokenOptions, LongVideoOptions):
     """Which models watch scenes, and with how many tokens."""
-
-    tokens: Annotated[
-        int | None,
-        Option(
-            min=1,
-            metavar="N",
-            help=f"Tokens of a scene, for a vision GGUF (default: {DEFAULT_TOKENS}).",
-        ),
-    ] = None
-    pooling: PoolingOption = AUTO
 
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
@@ -62,7 +49,7 @@ class SceneOptions(LongVideoOptions):
             self.bundle,
             mmproj=self.mmproj,
             llm=llm,
-            pooling=PoolingOptions(self.tokens, self.pooling),
+            pooling=self.pooling_options(),
             n_threads=self.threads,
             cache=cache,
             merged=MERGED_LLMS,
