@@ -22,7 +22,13 @@ from reellama.pipeline.cli.commands.long_video.long_video_options import (
 from reellama.pipeline.cli.commands.long_video.timeline import TimelineOptions
 from reellama.pipeline.cli.commands.long_video.watch import WatchOptions
 from reellama.pipeline.cli.commands.serve import ListenOptions, LogLevel, ServedModelOptions, Unit
-from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
+from reellama.pipeline.cli.options import (
+    AnswerOptions,
+    FrameOptions,
+    ModelOptions,
+    SamplingOptions,
+    TokenOptions,
+)
 from reellama.pipeline.video.piped_videos import as_files
 
 app = Typer(
@@ -257,6 +263,8 @@ def evaluate(
 def serve(
     listen: ListenOptions,
     serving: ServedModelOptions,
+    frames: SamplingOptions,
+    tokens: TokenOptions,
     *,
     log_level: LogLevel = "info",
     unit: Unit = None,
@@ -264,7 +272,7 @@ def serve(
     """Answer clients of Ollama, OpenAI and Anthropic, with videos. REELLAMA_TOKEN asks for one."""
     from reellama.pipeline.cli.commands.serve import run
 
-    run(listen, serving, log_level, unit)
+    run(listen, serving, frames, tokens, log_level, unit)
 
 
 @app.command()

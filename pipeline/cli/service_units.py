@@ -36,7 +36,9 @@ def command(*groups: Any) -> list[str]:
     for group in groups:
         for field in fields(group):
             value = getattr(group, field.name)
-            if value != field.default:
+            if value is True:  # a switch
+                words.append("--" + field.name.replace("_", "-"))
+            elif value != field.default:
                 for item in value if isinstance(value, list) else [value]:
                     words += ["--" + field.name.replace("_", "-"), _whole(item)]
     return words

@@ -65,6 +65,7 @@ class Service:
                 disk=settings.cache_disk,
                 on_lookup=self.metrics.count_lookup,
             ),
+            settings.video,
         )
         self.prompt_preparer = PromptPreparer(settings.bundle, self.media_encoder, self.sandbox)
         self.admission = AdmissionController(

@@ -10,6 +10,7 @@ import platformdirs
 
 from reellama.gguf_tools.quantization.merged_llm import MERGED_LLMS
 from reellama.models.cache_folders import ENCODED_FRAMES
+from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.runtime.backend import GpuLayers
@@ -25,6 +26,8 @@ class Settings:
         bundle, mmproj: as `reellama.models.open_bundle.open_bundle` takes them.
         llm: another GGUF than the bundle's own, as `reellama.gguf_tools.locate.find.resolve` takes
         it.
+        video, tiles: how videos are read and their tokens pooled where a request does not say, and
+        whether vision models see pictures in tiles.
         n_parallel: answers at the same time; n_ctx: positions that each of them may take.
         queue: requests that may wait beyond these; more get status 503.
         max_per_client: requests of one client address that are answered or wait; None: no limit.
@@ -47,6 +50,8 @@ class Settings:
     bundle: str = "mini"
     mmproj: Path | None = None
     llm: str | None = None
+    video: VideoOptions = DEFAULT_VIDEO_OPTIONS
+    tiles: bool = False
     host: str = HOST
     port: int = PORT
     n_parallel: int = 4

@@ -45,11 +45,12 @@ def video_options(
 ) -> VideoOptions:
     """The options of a request or of one video, by name; `default` for missing ones and None.
 
+    `sampling` and `fps` are one choice: either of them takes the place of both in the default.
     Raises ReellamaError for a value of another kind or out of range.
     """
-    named = {
-        name: _checked(name, given[name]) for name in VIDEO_OPTIONS if given.get(name) is not None
-    }
+    named = _named(given)
+    if _SAMPLING_FIELDS & named.keys():
+        named = {name: getattr(VideoReadOptions, name) for name in _SAMPLING_FIELDS} | named
     pooled = {field: named.pop(name) for name, field in _POOLING.items() if name in named}
     pooling = replace(default.pooling, **pooled)
     read_options = replace(default.read_options, **named)
@@ -58,6 +59,22 @@ def video_options(
     return VideoOptions(read_options, pooling)
 
 
+def checked_video_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a request by name, for `video_options`, which knows the server's defaults.
+
+    Raises ReellamaError for a value of another kind or out of range.
+    """
+    video_options(given)
+    return _named(given)
+
+
+def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _checked(name, given[name]) for name in VIDEO_OPTIONS if given.get(name) is not None
+    }
+
+
+_SAMPLING_FIELDS = frozenset({"sampling", "fps"})
 # Option of a request -> field of `PoolingOptions`.
 _POOLING = {"tokens": "tokens", "pooling": "method"}
 

@@ -35,7 +35,7 @@ HEAD_SECONDS = 60.0
 # Options that a request carries, or that the server is asked about beforehand. With any other
 # option that differs from its default `ask` answers by itself.
 FRAME_OPTIONS = {"frames", "sampling", "fps", "start", "end", "subtitles"}
-MODEL_OPTIONS = {"bundle", "mmproj", "llm", "system", "tokens", "pooling", "n_ctx"}
+MODEL_OPTIONS = {"bundle", "mmproj", "llm", "system", "tokens", "pooling", "tiles", "n_ctx"}
 ANSWER_OPTIONS = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"}
 ANSWER_OPTIONS |= {"max_tokens", "stop"}
 
@@ -133,7 +133,7 @@ def _begin(
     about = json.loads(_body(connection.getresponse()))
     if not isinstance(about, dict):
         raise ValueError(about)
-    wanted = local_socket.identity(model.bundle, model.mmproj, model.llm)
+    wanted = local_socket.identity(model.bundle, model.mmproj, model.llm, model.tiles)
     if {name: about.get(name) for name in wanted} != wanted or about["n_ctx"] < model.n_ctx:
         connection.close()
         return None

@@ -6,19 +6,22 @@ import errno
 import os
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
 from reellama.gguf_tools.errors import ReellamaError
-from reellama.pipeline.cli.arguments.checks import checked_by, one_of
+from reellama.pipeline.cli.arguments.checks import bad_arguments, checked_by, one_of
 from reellama.pipeline.cli.options import (
     BundleOptions,
     ComputeOptions,
     ContextOption,
+    SamplingOptions,
+    TilesOption,
+    TokenOptions,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +69,7 @@ class ServedModelOptions(ComputeOptions, BundleOptions):
     """What the server runs, and how much of it."""
 
     llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
+    tiles: TilesOption = False
     parallel: Annotated[
         int, Option(min=1, max=64, metavar="N", help="Answers at the same time.")
     ] = 4
@@ -119,11 +123,19 @@ LogLevel = Annotated[
 
 
 def run(
-    listen: ListenOptions, serving: ServedModelOptions, log_level: str, unit: str | None
+    listen: ListenOptions,
+    serving: ServedModelOptions,
+    frames: SamplingOptions,
+    tokens: TokenOptions,
+    log_level: str,
+    unit: str | None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this."""
+    """Serve until Ctrl-C or SIGTERM; or print how a service manager would start this.
+
+    frames, tokens: of videos whose requests do not say.
+    """
     if unit is not None:
-        _print_unit(unit, listen, serving)
+        _print_unit(unit, listen.host, listen, serving, frames, tokens)
         return
     try:
         import fastapi  # noqa: F401
@@ -143,7 +155,7 @@ def run(
     from reellama.pipeline.server.monitoring import logs
     from reellama.pipeline.server.uvicorn_server import TimedShutdownServer, uvicorn_config
 
-    settings = _settings(listen, serving)
+    settings = _settings(listen, serving, frames, tokens)
     _check(settings)
     sockets = [_listen(listen.host, listen.port)]
     logs.set_up(log_level)
@@ -167,19 +179,19 @@ def run(
         raise ReellamaError(f"{models.failure}; see the log")
 
 
-def _print_unit(kind: str, listen: ListenOptions, serving: ServedModelOptions) -> None:
-    """Print a unit, and note what is not in it."""
+def _print_unit(kind: str, host: str, *groups: Any) -> None:
+    """Print a unit with the options of groups, and note what is not in it."""
     from reellama.pipeline.cli import service_units
     from reellama.pipeline.cli.console import note
 
-    sys.stdout.write(service_units.unit(kind, service_units.command(listen, serving)))
+    sys.stdout.write(service_units.unit(kind, service_units.command(*groups)))
     if unsaved := service_units.unsaved_variables():
         file = Path.home() / service_units.VARIABLES_FILE
         note(
             f"{', '.join(unsaved)}: set here, but not for the service; write NAME=VALUE lines into "
             f"{file}, and let nobody else read it (chmod 600)"
         )
-    _note_if_open(listen.host, TOKEN_VARIABLE in service_units.saved_variables())
+    _note_if_open(host, TOKEN_VARIABLE in service_units.saved_variables())
 
 
 def _note_if_open(host: str, has_token: bool) -> None:
@@ -194,15 +206,25 @@ def _note_if_open(host: str, has_token: bool) -> None:
         note(f"--host {host} without {TOKEN_VARIABLE}: whoever reaches this machine may ask")
 
 
-def _settings(listen: ListenOptions, serving: ServedModelOptions) -> Settings:
+def _settings(
+    listen: ListenOptions,
+    serving: ServedModelOptions,
+    frames: SamplingOptions,
+    tokens: TokenOptions,
+) -> Settings:
     from reellama.pipeline.server.keep_alive import parse_keep_alive
     from reellama.pipeline.server.settings import Settings
+    from reellama.pipeline.server.video_options import video_options
 
     keep_alive = parse_keep_alive(serving.keep_alive)
+    with bad_arguments():
+        video = video_options(asdict(frames) | asdict(tokens))
     return Settings(
         bundle=serving.bundle,
         mmproj=serving.mmproj,
         llm=serving.llm,
+        video=video,
+        tiles=serving.tiles,
         host=listen.host,
         port=listen.port,
         n_parallel=serving.parallel,

@@ -28,7 +28,7 @@ from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_items import MediaItem
 from reellama.pipeline.server.media.media_references import MediaReference, VideoFields
-from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
+from reellama.pipeline.server.video_options import VIDEO_OPTIONS, checked_video_options
 
 # Budgets of thinking, in tokens, up to which the level is low, and medium; beyond it is high.
 LOW_BUDGET, MEDIUM_BUDGET = 2048, 8192
@@ -313,7 +313,7 @@ class CountTokensRequest(BaseModel):
 
     def options(self) -> RequestOptions:
         """The service's options. Raises ReellamaError for a value out of range."""
-        video = video_options(self.model_dump(include={*VIDEO_OPTIONS}))
+        video = checked_video_options(self.model_dump(include={*VIDEO_OPTIONS}))
         generation_options = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
         return RequestOptions(generation_options, keep_alive=self.keep_alive, video=video)
 

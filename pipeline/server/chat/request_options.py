@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from reellama.pipeline.llm.generation_options import GenerationOptions
-from reellama.pipeline.server.video_options import DEFAULT_VIDEO_OPTIONS, VideoOptions
 
 ANY_JSON_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -16,6 +16,7 @@ class RequestOptions:
     """How to answer a request.
 
     n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
+    video: how videos are read, by the names of `reellama.pipeline.server.video_options`.
     response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
     loses its oldest turns, or is refused. context: token ids before the prompt.
     """
@@ -24,7 +25,7 @@ class RequestOptions:
     n_ctx: int | None = None
     keep_alive: float | None = None
     response_format: str | dict[str, Any] | None = None
-    video: VideoOptions = DEFAULT_VIDEO_OPTIONS
+    video: Mapping[str, Any] = field(default_factory=dict)
     truncate: bool = True
     context: tuple[int, ...] = ()
 

@@ -24,4 +24,4 @@ async def about(request: Request) -> dict[str, Any]:
     settings = service.settings
     bundle = await asyncio.to_thread(open_registered_bundle, settings)
     fields = {"model": bundle.name, "describe": bundle.describe, "n_ctx": settings.n_ctx}
-    return identity(settings.bundle, settings.mmproj, settings.llm) | fields
+    return identity(settings.bundle, settings.mmproj, settings.llm, settings.tiles) | fields

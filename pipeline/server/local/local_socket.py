@@ -32,7 +32,7 @@ def folder() -> Path:
         return Path(platformdirs.user_runtime_dir("reellama", appauthor=False))
 
 
-def identity(bundle: str, mmproj: Path | None, llm: str | None) -> dict[str, Any]:
+def identity(bundle: str, mmproj: Path | None, llm: str | None, tiles: bool) -> dict[str, Any]:
     """The program, bundle and LLM: a server with the same ones answers as this process would."""
     return {
         "version": version("reellama"),
@@ -40,6 +40,7 @@ def identity(bundle: str, mmproj: Path | None, llm: str | None) -> dict[str, Any
         "bundle": _real(bundle),
         "mmproj": _real(mmproj),
         "llm": _real(llm),
+        "tiles": tiles,
     }
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from reellama.gguf_tools import heap
+from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.free_cores import long_computation
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
 from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
+from reellama.models.token_pooling.options import DEFAULT_POOLING
 from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.scenes_note import scenes_note
@@ -35,7 +38,7 @@ from reellama.pipeline.server.media.media_items import (
 )
 from reellama.pipeline.server.media.media_kind import content_kind
 from reellama.pipeline.server.media.soft_token_cache import EncodedClip, SoftTokenCache
-from reellama.pipeline.server.request_context import add_notes
+from reellama.pipeline.server.request_context import CLIENT, LOCAL, add_notes
 from reellama.pipeline.server.video_options import (
     DEFAULT_VIDEO_OPTIONS,
     VideoOptions,
@@ -65,9 +68,15 @@ class EncodedMedia(NamedTuple):
 class MediaEncoder:
     """Bytes in, soft tokens out. Equal clips are encoded once; see `SoftTokenCache`."""
 
-    def __init__(self, limits: MediaLimits, cache: SoftTokenCache) -> None:
+    def __init__(
+        self,
+        limits: MediaLimits,
+        cache: SoftTokenCache,
+        defaults: VideoOptions = DEFAULT_VIDEO_OPTIONS,
+    ) -> None:
         self.limits = limits
         self.cache = cache
+        self.defaults = defaults
         self._children = FairSemaphore(MAX_CHILDREN)
         self._tower = FairThreadPool("tower")  # one thread: the tower itself uses all cores
         # By digest of the file, start and end.
@@ -81,7 +90,7 @@ class MediaEncoder:
         self,
         media: Sequence[MediaItem],
         bundle: VideoBundle,
-        options: VideoOptions = DEFAULT_VIDEO_OPTIONS,
+        options: Mapping[str, Any] = MappingProxyType({}),
         context_left: int | None = None,
         with_subtitles: bool = False,
     ) -> EncodedMedia:
@@ -95,7 +104,8 @@ class MediaEncoder:
         and ReellamaError for options that this bundle does not support.
         """
         clips = await asyncio.to_thread(self._make_clips, media, bundle.joins_pictures)
-        clip_options = [video_options(clip.options, options) for clip in clips]
+        default = video_options(options, self._defaults_for(bundle))
+        clip_options = [video_options(clip.options, default) for clip in clips]
         encoded_clips = await _gather_or_cancel(
             self._encode_cached(clip, bundle, own.read_options)
             for clip, own in zip(clips, clip_options, strict=True)
@@ -115,6 +125,17 @@ class MediaEncoder:
             encoded_media.parts.extend(parts)
             encoded_media.videos.append(_video(clip.name, parts, frames, clip_facts, lines))
         return encoded_media
+
+    def _defaults_for(self, bundle: VideoBundle) -> VideoOptions:
+        """What holds where a request says nothing: the server's own options, as far as the bundle
+        takes them. `ask`, which comes by the Unix socket, has its own defaults."""
+        if CLIENT.get() == LOCAL:
+            return DEFAULT_VIDEO_OPTIONS
+        try:
+            bundle.check_pooling(self.defaults.pooling)
+        except ReellamaError:  # a trained bundle, which always makes one number of tokens
+            return replace(self.defaults, pooling=DEFAULT_POOLING)
+        return self.defaults
 
     def _make_clips(self, media: Sequence[MediaItem], joins_pictures: bool) -> list[MediaItem]:
         for content in (content for item in media for content in item.contents):

@@ -38,7 +38,8 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
     """
     server_bundle = open_registered_bundle(settings)
     if manifest := store.get(name):
-        bundle = _open_bundle(manifest.bundle) if manifest.bundle else server_bundle
+        tiles = settings.tiles
+        bundle = _open_bundle(manifest.bundle, tiles) if manifest.bundle else server_bundle
         path = store.file(manifest.llm) if manifest.llm else _llm_path(settings, bundle)
         bundle_or_none = _if_width_fits(bundle, path)
         is_trusted = _is_served(path, settings, server_bundle)
@@ -55,14 +56,14 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
         path = find.resolve(short)
     except GGUFError as error:
         raise model_not_found(name) from error
-    bundle_or_none = _vision_bundle(path) or _if_width_fits(server_bundle, path)
+    bundle_or_none = _vision_bundle(path, settings.tiles) or _if_width_fits(server_bundle, path)
     is_trusted = _is_served(path, settings, server_bundle)
     return RegisteredModel(short, path, Manifest(name, llm=str(path)), bundle_or_none, is_trusted)
 
 
 def open_registered_bundle(settings: Settings) -> VideoBundle:
     """The bundle that the server was started with."""
-    return _open_bundle(settings.bundle, settings.mmproj)
+    return _open_bundle(settings.bundle, settings.tiles, settings.mmproj)
 
 
 def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
@@ -131,28 +132,29 @@ def _if_width_fits(bundle: VideoBundle, path: Path) -> VideoBundle | None:
     return bundle if width == bundle.n_embd else None
 
 
-# Open bundles, whose weights are in memory, by name; the most recently used last.
-_opened: dict[tuple[str, Path | None], VideoBundle] = {}
+# Open bundles, whose weights are in memory, by how they were opened; the most recently used last.
+_opened: dict[tuple[str, bool, Path | None], VideoBundle] = {}
 _opening = threading.Lock()
 
 
-def _open_bundle(name: str, mmproj: Path | None = None) -> VideoBundle:
+def _open_bundle(name: str, tiles: bool, mmproj: Path | None = None) -> VideoBundle:
     """Open a bundle, or return the open one if its files have not changed."""
     from reellama.models.open_bundle import open_bundle
 
+    key = (name, tiles, mmproj)
     with _opening:
-        bundle = _opened.pop((name, mmproj), None)
+        bundle = _opened.pop(key, None)
         if bundle is None or bundle.changed:
-            bundle = open_bundle(name, mmproj)
-        _opened[name, mmproj] = bundle
+            bundle = open_bundle(name, mmproj, tiles=tiles)
+        _opened[key] = bundle
         while len(_opened) > MAX_BUNDLES:
             del _opened[next(iter(_opened))]
     return bundle
 
 
-def _vision_bundle(path: Path) -> VideoBundle | None:
+def _vision_bundle(path: Path, tiles: bool) -> VideoBundle | None:
     """The bundle of an LLM and its own mmproj, if it has one."""
-    return _open_bundle(str(path)) if _mmproj(path, stamp(path)) else None
+    return _open_bundle(str(path), tiles) if _mmproj(path, stamp(path)) else None
 
 
 @lru_cache(maxsize=256)

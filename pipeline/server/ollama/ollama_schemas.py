@@ -34,7 +34,7 @@ from reellama.pipeline.server.chat.chat_request import (
 from reellama.pipeline.server.chat.request_options import RequestOptions
 from reellama.pipeline.server.keep_alive import KeepAlive
 from reellama.pipeline.server.media.media_references import MediaReference
-from reellama.pipeline.server.video_options import video_options
+from reellama.pipeline.server.video_options import checked_video_options
 
 MAX_TOP_LOGPROBS = 20
 INVALID_FORMAT = 'invalid format; expected "json" or a JSON schema'
@@ -97,7 +97,7 @@ class OllamaGenerationRequest(LoadingRequest):
             n_ctx=max(checked.get("num_ctx", 0), 0) or None,
             keep_alive=self.keep_alive,
             response_format=self.format or None,
-            video=video_options(self.options or {}),
+            video=checked_video_options(self.options or {}),
             truncate=self.truncate is not False,
         )
 

@@ -35,7 +35,7 @@ from reellama.pipeline.server.openai.openai_parts import (
     MessagePart,
     PartsMessage,
 )
-from reellama.pipeline.server.video_options import VIDEO_OPTIONS, VideoOptions, video_options
+from reellama.pipeline.server.video_options import VIDEO_OPTIONS, checked_video_options
 
 MAX_CHOICES = 16  # answers to one request
 MAX_ID_DIGITS = 9  # of a token id
@@ -191,9 +191,9 @@ class OpenAIGenerationRequest(BaseModel):
             choices.append(replace(first, generation_options=generation_options))
         return choices
 
-    def video(self) -> VideoOptions:
+    def video(self) -> dict[str, Any]:
         """The video options. Raises ReellamaError for a value out of range."""
-        return video_options(self.model_dump(include={*VIDEO_OPTIONS}))
+        return checked_video_options(self.model_dump(include={*VIDEO_OPTIONS}))
 
     def token_sampling(self) -> Sampling:
         """The sampling options. Raises SamplingError for a value out of range."""

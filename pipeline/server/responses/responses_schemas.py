@@ -35,7 +35,7 @@ from reellama.pipeline.server.openai.openai_parts import (
     parts_media,
     parts_text,
 )
-from reellama.pipeline.server.video_options import VIDEO_OPTIONS, video_options
+from reellama.pipeline.server.video_options import VIDEO_OPTIONS, checked_video_options
 
 MAX_TOP_LOGPROBS = 20
 LOGPROBS = "message.output_text.logprobs"  # a value of `include`
@@ -286,7 +286,7 @@ class ResponsesRequest(BaseModel):
             generation_options,
             keep_alive=self.keep_alive,
             response_format=self.text.format.as_option() if self.text else None,
-            video=video_options(self.model_dump(include={*VIDEO_OPTIONS})),
+            video=checked_video_options(self.model_dump(include={*VIDEO_OPTIONS})),
         )
 
 

@@ -41,10 +41,11 @@ def quick(small_bundle: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def server(small_bundle: Path, runtime_folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Address and log of a server with a token; `asked` says what of."""
+    """Address and log of a server with a token, and with frames that `ask` does not want; `asked`
+    says what of."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REELLAMA_TOKEN", "secret")
-        options = (f"--bundle={small_bundle}", "--n-ctx=256", "--threads=1")
+        options = (f"--bundle={small_bundle}", "--n-ctx=256", "--threads=1", "--frames=1")
         with started(*options) as (process, url, log):
             yield url, log
             process.send_signal(signal.SIGTERM)
@@ -191,6 +192,7 @@ def may_ask(**changed: object) -> bool:
         ("system", "You are a pirate."),
         ("tokens", 64),
         ("pooling", "mean"),
+        ("tiles", True),
         ("llm", "other.gguf"),
         ("temperature", 0.5),
         ("seed", 3),
@@ -206,7 +208,6 @@ def test_options_that_a_request_carries_go_through_a_server(option: str, value: 
     ("option", "value"),
     [
         ("lora", ["a.gguf"]),
-        ("tiles", True),
         ("threads", 2),
         ("gpu_layers", "all"),
         ("system", ""),
@@ -262,7 +263,7 @@ def reply_of(about: object) -> bytes:
 
 
 def other_version(bundle: Path) -> bytes:
-    about = local_socket.identity(str(bundle), None, None)
+    about = local_socket.identity(str(bundle), None, None, False)
     return reply_of({**about, "version": "0.0.1", "n_ctx": 4096, "model": "small"})
 
 

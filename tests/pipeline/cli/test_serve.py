@@ -194,7 +194,7 @@ def test_units_start_the_same_command(
     (line,) = [each for each in systemd.out.splitlines() if each.startswith("ExecStart=")]
     assert line.endswith(f"serve --port 8000 --allow-dir '{tmp_path / 'my videos'}'")
     assert os.path.isabs(line.removeprefix("ExecStart=").split()[0])
-    options = ("--queue", "9", "--gpu-layers", "auto")
+    options = ("--gpu-layers", "auto", "--tiles", "--queue", "9", "--fps", "2.0", "--tokens", "64")
     launchd = plistlib.loads(reellama("serve", "--unit=launchd", *options).out.encode())
     assert launchd["ProgramArguments"][-5:] == ["serve", *options]
     assert reellama("serve", "--unit", "upstart").status == 2

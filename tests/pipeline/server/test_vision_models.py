@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.pipeline.server.video_options import video_options
 from tests.helpers.live_server import data_url, serving
 from tests.helpers.vision_models import FAMILIES
 from tests.pipeline.video.test_subtitles import SRT, with_track
@@ -161,6 +162,24 @@ def test_each_request_chooses_its_frames_and_tokens(
         extra_body={"tokens": 64},
     )
     assert answer.usage is not None and answer.usage.prompt_tokens == few
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_the_server_has_defaults_of_its_own_for_what_a_request_leaves_out(
+    url: str, model: VisionModel, square_video: Path, tmp_path: Path
+) -> None:
+    default = video_options({"fps": 1, "tokens": 64, "pooling": "full"})
+    settings: dict[str, Any] = {"n_ctx": N_CTX, "n_threads": 1, "cache": None, "store": tmp_path}
+    with serving(bundle=str(model.llm), video=default, **settings) as other:
+        own = chat(other, model, square_video)["prompt_eval_count"]
+        few = chat(url, model, square_video, fps=1, tokens=64, pooling="full")
+        assert own == few["prompt_eval_count"]
+        # What is said of frames takes the place of all that the server would say of them.
+        said = {"sampling": "uniform", "frames": 8, "tokens": 200, "pooling": "subsample"}
+        both = [chat(each, model, square_video, **said) for each in (other, url)]
+        assert both[0]["prompt_eval_count"] == both[1]["prompt_eval_count"] != own
+    with serving(video=default, **settings) as other:  # `mini` has its one number of tokens
+        assert chat(other, VisionModel(Path("mini"), Path()), square_video)["status"] == 200
 
 
 @pytest.mark.parametrize("model", ["gemma3"], indirect=True)
