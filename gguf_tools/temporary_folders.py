@@ -16,7 +16,7 @@ REMOVE_AT_END = 'trap "" HUP INT TERM; read -r line; rm -rf -- "$1"'
 
 
 @contextmanager
-def temporary_folder(parent: Path | None = None, prefix: str = "reellama-") -> Iterator[Path]:
+def temporary_folder(parent: str | Path | None = None, prefix: str = "reellama-") -> Iterator[Path]:
     """A new folder in `parent`, or where temporary files are kept, until the block ends.
 
     SIGTERM, SIGKILL, an abort of llama.cpp and `os._exit` end a process without a chance to clean
