@@ -37,7 +37,7 @@ def test_a_server_that_starts_leaves_what_another_one_uses(
             stored = files.add(io.BytesIO(PICTURE), "a.png", "vision")
             held = files.hold(stored.id)
             quantizing.mkdir()
-            later = time.time() + 10 * file_store.INCOMING_SECONDS
+            later = time.time() + 10 * file_store.ABANDONED_SECONDS
             for module in (file_store, blob_store):
                 monkeypatch.setattr(module, "time", type("T", (), {"time": lambda: later}))
             await start_and_stop()
