@@ -190,9 +190,9 @@ class HubModel:
             raise GGUFError(f"{file} was damaged on the way; the same command downloads it again")
 
     def _in_cache(self, candidate: Candidate) -> Path | None:
+        """The candidate's first file in the hub's cache, or None unless all are there."""
         from huggingface_hub import try_to_load_from_cache
 
-        """The candidate's first file in the hub's cache, if all are there."""
         cached = [
             try_to_load_from_cache(
                 self.repo, file.name, cache_dir=hub_cache(), revision=file.commit

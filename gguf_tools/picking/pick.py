@@ -3,11 +3,12 @@
     from reellama.gguf_tools.picking.pick import pick
     from reellama.gguf_tools.picking.candidates import LocalModel
 
-    found = pick(LocalModel("model-F16.gguf", (), work), Limits(max_kld=0.02), work)
+    source = LocalModel("model-F16.gguf", (), work)
+    picked = pick(source, Limits(max_kld=0.02), work, memory=8 << 30)
 
-The reference reads a text once, and its logits are compared with those of each other file. What
-cannot keep the limits is not fetched: neither a file that is larger than the memory, nor one that
-this machine's memory is too slow for.
+The reference reads a text once, and its logits are compared with those of each other file. Files
+that cannot keep the limits are not fetched: those larger than the memory, and those that this
+machine's memory is too slow for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,12 @@ from reellama.gguf_tools.temporary_folders import temporary_folder
 from reellama.gguf_tools.text import text_chunks
 from reellama.gguf_tools.threads import default_threads
 
-# A file that memory would have to be this many times faster for is not tried: the measurement of
-# the memory's speed may have been disturbed, and caches help small models.
+# A file is skipped only if it needs memory this many times faster than measured: other programs may
+# have disturbed the measurement, and caches help small models.
 TOO_SLOW = 1.5
 EXACT = Estimate(0.0, 0.0)
 
-Progress = Callable[[int, int, str], None]  # files done, total files, what is being done
+Progress = Callable[[int, int, str], None]  # files done, total files, current activity
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,13 @@ class PickSettings:
 
 @dataclass(frozen=True)
 class Picked:
-    """What was measured, what was not, and what to use."""
+    """The measurements of a model's files, and the file to use."""
 
     measured: dict[str, Measured]  # by type, the reference first
-    skipped: dict[str, str]  # by type, why
-    predicted: dict[str, float]  # tokens a second that memory would allow at most, by type
-    choice: str | None  # a type; None where nothing keeps the limits
-    n_new: int = field(default=0)  # how many were measured now, and not remembered
+    skipped: dict[str, str]  # by type, the reason
+    predicted: dict[str, float]  # by type, upper bound of tokens a second that memory allows
+    choice: str | None  # a type; None if no file keeps the limits
+    n_new: int = 0  # files measured by this call; the other results are of earlier calls
 
 
 def pick(
@@ -81,9 +82,13 @@ def pick(
 ) -> Picked:
     """Measure the files of `source` as far as needed, and choose one for the `limits`.
 
-    Layers and context are planned for `memory` bytes and `n_ctx` positions. Results are kept in the
-    folder `work`. Raises ReellamaError when a file cannot be had or measured; what was measured
-    before is kept.
+    Args:
+        work: folder in which results are cached; it is made if missing.
+        n_ctx: positions of the context that memory is planned for.
+        memory: bytes available for layers and context.
+        progress: called with the files done, their total, and the current activity.
+
+    Raises ReellamaError if a file cannot be fetched or measured; earlier results stay cached.
     """
     work.mkdir(parents=True, exist_ok=True)
     bandwidth = _bandwidth(settings.n_threads or default_threads(), work / "bandwidth.json")
@@ -92,7 +97,7 @@ def pick(
     with temporary_folder(work) as folder:
         _measure_all(source, measurer, folder)
     measured = {
-        candidate.type: _sum_up(candidate.type, *measurer.results[candidate.type], n_ctx, memory)
+        candidate.type: _measured(candidate.type, *measurer.results[candidate.type], n_ctx, memory)
         for candidate in (source.reference, *source.others)
         if candidate.type in measurer.results
     }
@@ -102,7 +107,7 @@ def pick(
 
 
 def _measure_all(source: Source, measurer: _Measurer, folder: Path) -> None:
-    """Measure the files that have no result yet; files of a moment go into `folder`."""
+    """Measure the files that have no result yet; temporary files go into `folder`."""
     reference = source.reference
     logits = folder / "reference.logits"
     if reference.type not in measurer.results or measurer.unmeasured():
@@ -119,7 +124,7 @@ def _measure_all(source: Source, measurer: _Measurer, folder: Path) -> None:
 
 
 class _Measurer:
-    """Measures files, and has the results of all: those of earlier runs, and its own."""
+    """Measures files; `results` also has the results of earlier runs, by type."""
 
     def __init__(
         self,
@@ -134,42 +139,49 @@ class _Measurer:
         self._limits, self._bandwidth = limits, bandwidth
         self._settings, self._progress = settings, progress
         self._results_folder = results_folder
-        self._numbers = {each.type: number for number, each in enumerate(self._candidates)}
-        self._keys = {each.type: _key(source, each, settings) for each in self._candidates}
-        earlier = {name: results_folder.get(key) for name, key in self._keys.items()}
-        self.results = {name: result for name, result in earlier.items() if result is not None}
+        self._index = {candidate.type: i for i, candidate in enumerate(self._candidates)}
+        self._keys = {
+            candidate.type: _key(source, candidate, settings) for candidate in self._candidates
+        }
+        earlier = {type_: results_folder.get(key) for type_, key in self._keys.items()}
+        self.results = {type_: result for type_, result in earlier.items() if result is not None}
+        # As in Picked.
         self.n_new = 0
-        self.skipped: dict[str, str] = {}  # by type, why
-        self.predicted: dict[str, float] = {}  # tokens a second that memory would allow at most
+        self.skipped: dict[str, str] = {}
+        self.predicted: dict[str, float] = {}
 
     def unmeasured(self) -> list[Candidate]:
-        """The files without a result that may keep the limits, once the reference has one."""
-        file = self.results[self._candidates[0].type][1]
+        """The files without a result that may keep the limits. The reference must have a result."""
+        _, file = self.results[self._candidates[0].type]
         share = bytes_of_a_token(file) / file.size  # of a file's bytes that are read for a token
-        left = []
+        remaining = []
         for candidate in self._candidates:
             predicted = self._bandwidth / (share * candidate.n_bytes)
             self.predicted[candidate.type] = predicted
             if candidate.type not in self.results:
-                if why := _cannot_keep(candidate, predicted, self._limits, self._settings):
-                    self.skipped[candidate.type] = why
+                if reason := _skip_reason(candidate, predicted, self._limits, self._settings):
+                    self.skipped[candidate.type] = reason
                 else:
-                    left.append(candidate)
-        return left
+                    remaining.append(candidate)
+        return remaining
 
-    def report(self, candidate: Candidate, doing: str) -> None:
-        """Report what is being done with a file."""
+    def report(self, candidate: Candidate, activity: str) -> None:
+        """Call `progress` with the candidate's type and the current activity."""
         if self._progress:
-            number = self._numbers[candidate.type]
-            self._progress(number, len(self._numbers), f"{candidate.type}: {doing}")
+            index = self._index[candidate.type]
+            self._progress(index, len(self._index), f"{candidate.type}: {activity}")
 
     def measure(self, candidate: Candidate, path: Path, logits: Path | None) -> None:
         """Measure a file and store the result.
 
-        logits: the reference's, to compare with; None for the reference itself.
+        Args:
+            path: the candidate's file.
+            logits: file of the reference's logits; None for the reference itself.
         """
         settings = self._settings
-        divergence = None if logits is None else self.measure_divergence(candidate, path, logits)
+        divergence = None
+        if logits is not None:
+            divergence = self._read_text(candidate, path, reference_logits=logits)
         self.report(candidate, "measuring its speed")
         setups = bench.grid(
             [path], n_gpu_layers=[settings.n_gpu_layers], n_threads=[settings.n_threads]
@@ -186,14 +198,8 @@ class _Measurer:
         self.n_new += 1
 
     def save_logits(self, candidate: Candidate, path: Path, logits: Path) -> None:
-        """Let a file read the text, and save its logits."""
+        """Let a model read the text, and save its logits to the file `logits`."""
         self._read_text(candidate, path, save_logits=logits)
-
-    def measure_divergence(self, candidate: Candidate, path: Path, logits: Path) -> Divergence:
-        """Let a file read the text, and compare its logits with saved ones."""
-        divergence = self._read_text(candidate, path, reference_logits=logits)
-        assert divergence is not None
-        return divergence
 
     def _read_text(
         self,
@@ -220,32 +226,35 @@ class _Measurer:
 
 
 def _bandwidth(n_threads: int, cache_path: Path) -> float:
-    """The greatest speed of memory that was ever measured here: other programs only lower it."""
+    """The highest memory bandwidth ever measured here, as other programs only lower it.
+
+    Bandwidths are kept in the JSON file `cache_path`.
+    """
     name = f"{n_threads} threads, {system_info()}"
     try:
-        before = {
+        cached = {
             str(key): float(value) for key, value in json.loads(cache_path.read_text()).items()
         }
     except (OSError, ValueError, AttributeError, TypeError):
-        before = {}
-    best = max(read_bandwidth(n_threads), before.get(name, 0.0))
-    write_atomically(cache_path, json.dumps(before | {name: best}))
+        cached = {}
+    best = max(read_bandwidth(n_threads), cached.get(name, 0.0))
+    write_atomically(cache_path, json.dumps(cached | {name: best}))
     return best
 
 
-def _cannot_keep(
+def _skip_reason(
     candidate: Candidate, predicted: float, limits: Limits, settings: PickSettings
 ) -> str | None:
-    """Why a file that is not there yet cannot keep the limits, None if it may."""
+    """Why a file cannot keep the limits, known before it is fetched; None if it may."""
     if limits.vram is not None and candidate.n_bytes > limits.vram:
         return f"{show_size(candidate.n_bytes)} of weights alone"
-    on_cpu = settings.n_gpu_layers == 0  # what a GPU's memory does is not known
+    on_cpu = settings.n_gpu_layers == 0  # the bandwidth of a GPU's memory is not measured
     if on_cpu and limits.min_speed is not None and TOO_SLOW * predicted < limits.min_speed:
         return f"memory allows {predicted:.1f} tokens/s"
     return None
 
 
-def _sum_up(name: str, result: Result, file: GGUFFile, n_ctx: int, memory: int) -> Measured:
+def _measured(name: str, result: Result, file: GGUFFile, n_ctx: int, memory: int) -> Measured:
     return Measured(
         type=name,
         n_bytes=file.size,
@@ -259,16 +268,13 @@ def _sum_up(name: str, result: Result, file: GGUFFile, n_ctx: int, memory: int) 
 
 def _key(source: Source, candidate: Candidate, settings: PickSettings) -> dict[str, Any]:
     """Everything that a result depends on, as plain values for JSON."""
-    values = asdict(settings) | {"text": _digest(settings.text)}
+    text_digest = hashlib.sha256(text_chunks.read_text(settings.text)).hexdigest()
     return {
         "content": candidate.content,
         "reference": source.reference.content,
-        **values,
+        **asdict(settings),
+        "text": text_digest,
         "llama-cpp-python": version("llama-cpp-python"),
         "system": system_info(),
         "default_threads": default_threads(),
     }
-
-
-def _digest(text: Path) -> str:
-    return hashlib.sha256(text_chunks.read_text(text)).hexdigest()

@@ -1,8 +1,8 @@
-"""Measurements of files, remembered by content.
+"""A cache of measurements of model files, by content.
 
-A result is a small JSON file, with a copy of the model's header beside it: what the file would take
-in memory can be counted again for another context without the file. The copy is as long as the
-file, but its weights are a hole that takes no room on the disk.
+A result is a small JSON file with a copy of the model's header beside it, from which the memory
+for another context can be computed without the model. The copy is as long as the model, but in
+place of the weights it has a hole, which takes no space on the disk.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ from reellama.gguf_tools.measuring.divergence import Estimate
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of a file."""
+    """The measurements of a file; see `selection.Measured` for their units."""
 
     kl: Estimate
     same_top: Estimate
     speed: Estimate
-    peak_rss: int  # bytes
+    peak_rss: int
 
 
 class ResultsFolder:
-    """Results in a folder, a folder in it for each."""
+    """A folder with a subfolder for each result."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, key: dict[str, Any]) -> tuple[Result, GGUFFile] | None:
-        """The result of a key, with the file's header; None where there is none that is whole."""
-        place = self._place(key)
+        """The result of a key and the model's header, or None if missing or damaged."""
+        folder = self._subfolder(key)
         try:
-            entry = json.loads((place / "result.json").read_text(encoding="utf-8"))
+            entry = json.loads((folder / "result.json").read_text(encoding="utf-8"))
             values: dict[str, Any] = {
                 name: Estimate(**value) if isinstance(value, dict) else value
                 for name, value in entry["result"].items()
             }
-            return Result(**values), read_model(place / entry["header"])
+            return Result(**values), read_model(folder / entry["header"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
 
     def put(self, key: dict[str, Any], result: Result, model: Path) -> None:
-        """Keep a result of the file `model`."""
-        place = self._place(key)
-        place.mkdir(parents=True, exist_ok=True)
+        """Store the result of the file `model`."""
+        folder = self._subfolder(key)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in part_names(model.name):
-            with replacing(place / name) as temporary:
+            with replacing(folder / name) as temporary:
                 _copy_header(model.with_name(name), temporary)
         plain = {
             name: value._asdict() if isinstance(value, Estimate) else value
             for name, value in vars(result).items()
         }
         entry = {"key": key, "header": model.name, "result": plain}
-        write_atomically(place / "result.json", json.dumps(entry, indent=1) + "\n")
+        write_atomically(folder / "result.json", json.dumps(entry, indent=1) + "\n")
 
-    def _place(self, key: dict[str, Any]) -> Path:
+    def _subfolder(self, key: dict[str, Any]) -> Path:
         text = json.dumps(key, sort_keys=True)
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _copy_header(source: Path, target: Path) -> None:
-    """Copy all in front of the weights, and leave a hole in their place."""
+    """Copy the bytes before the weights, and leave a hole in place of the weights."""
     offsets = [tensor.offset for tensor in read_gguf(source).tensors.values()]
     size = source.stat().st_size
     with source.open("rb") as data, target.open("wb") as copy:

@@ -1,8 +1,8 @@
 """Collect statistics of the inputs of a model's weight matrices while llama.cpp computes.
 
-llama.cpp calls back for every node of its graph, before and after it is computed, with a
-ggml_tensor. No function gives access to its fields (above all its sources), so the structure is
-declared here and checked on tensors with known content before use.
+llama.cpp calls back for every node of its graph, before and after the node is computed, with a
+ggml_tensor. No function gives access to that structure's fields (above all `src`), so the structure
+is declared here and checked on tensors with known content before use.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.ggml_library import ggml_function
 
 MAX_DIMS, MAX_SRC, MAX_OP_PARAMS, MAX_NAME = 4, 10, 64, 64  # GGML_MAX_*
-OBJECT_BYTES = 32  # of struct ggml_object, which stands before a tensor in memory
-TYPE_F32 = 0
+OBJECT_BYTES = 32  # sizeof(struct ggml_object), which precedes a tensor in memory
+TYPE_F32 = 0  # GGML_TYPE_F32
 OUTPUT = "output.weight"
-# Products of fewer rows are skipped, as in llama.cpp.
+# Products of fewer rows are skipped, as in llama.cpp's tools/imatrix.
 MIN_ROWS = 16
 
 
@@ -46,12 +46,20 @@ class GGMLTensor(ctypes.Structure):
 
 
 class Activations:
-    """Sums of squares of the inputs of each matrix of the blocks, by its name.
+    """Sums of squares of the inputs of each weight matrix of the blocks.
 
-    `sums` are float64 `[n_experts or 1, n_inputs]`, `counts` int64 `[n_experts or 1]`. Make a
-    context with `callback`, and call `check` after every decode. With `process_output` the output
-    matrix counts too, where it is one of its own. Which products count, and how, is
-    as in llama.cpp's tools/imatrix. Raises ReellamaError for an unknown structure of ggml_tensor.
+    Make a context with `callback`, and call `check` after every decode. The products that count are
+    those of llama.cpp's tools/imatrix.
+
+    Args:
+        process_output: include the output matrix, unless it is tied to the token embeddings.
+
+    Attributes:
+        sums: by weight name, float64 `[n_experts or 1, n_inputs]`.
+        counts: by weight name, the rows summed up, int64 `[n_experts or 1]`.
+        callback: the `cb_eval` of a context.
+
+    Raises ReellamaError if llama.cpp's ggml_tensor is not the structure declared here.
     """
 
     def __init__(self, *, process_output: bool = False) -> None:
@@ -63,19 +71,19 @@ class Activations:
         self._error: BaseException | None = None
 
     def check(self) -> None:
-        """Raise an error of the callback, which cannot raise it through llama.cpp."""
+        """Raise the error of the callback, if any: exceptions cannot pass through llama.cpp."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def _on_node(self, pointer: int, ask: bool, _user_data: object) -> bool:
-        """Say whether the node is needed (`ask`), or add its inputs; False ends the graph."""
+        """With `ask`, whether the node is needed; else add its inputs, and False ends the graph."""
         try:
             if self._error is not None:
                 return ask
             node = GGMLTensor.from_address(pointer)
             if ask:
-                return self._wanted(node)
+                return self._is_needed(node)
             if node.op == self._mul_mat:
                 self._add(node)
             else:
@@ -85,7 +93,7 @@ class Activations:
             return ask
         return True
 
-    def _wanted(self, node: GGMLTensor) -> bool:
+    def _is_needed(self, node: GGMLTensor) -> bool:
         if node.op == self._mul_mat_id:
             return True
         if node.op != self._mul_mat:
@@ -129,9 +137,10 @@ class Activations:
 
 @cache
 def check_layout() -> tuple[int, int]:
-    """Check the structure on a product of two tensors; returns the ids of MUL_MAT and MUL_MAT_ID.
+    """Check GGMLTensor on a product of two tensors.
 
-    Raises ReellamaError when any field is in another place.
+    Returns the numbers of the operations MUL_MAT and MUL_MAT_ID. Raises ReellamaError if a field
+    has another offset.
     """
     context = ggml_function("ggml_init", ctypes.c_void_p, _InitParams)(
         _InitParams(1 << 16, None, False)
@@ -149,7 +158,7 @@ def check_layout() -> tuple[int, int]:
         overhead = ggml_function("ggml_tensor_overhead", ctypes.c_size_t)()
         data = ggml_function("ggml_get_data", ctypes.c_void_p, ctypes.c_void_p)(right)
         ops = _operations()
-        known = (
+        matches = (
             overhead - OBJECT_BYTES == ctypes.sizeof(GGMLTensor)
             and (list(node.ne), list(node.src[:3])) == ([5, 7, 2, 1], [left, right, None])
             and (list(inputs.ne), list(inputs.nb)) == ([3, 7, 2, 1], [4, 12, 84, 168])
@@ -159,7 +168,7 @@ def check_layout() -> tuple[int, int]:
         )
     finally:
         ggml_function("ggml_free", None, ctypes.c_void_p)(context)
-    if not known:
+    if not matches:
         raise ReellamaError(
             "the installed llama.cpp keeps its tensors in another way than this reellama knows; "
             "install the versions that belong together: pip install -U reellama llama-cpp-python"
@@ -168,7 +177,7 @@ def check_layout() -> tuple[int, int]:
 
 
 def weight_name(pointer: int) -> str:
-    """Return the name of a weight without the marks of a copy on a device: `CUDA0#name#0`."""
+    """The name of a weight. A copy on a device is named `CUDA0#name#0`, of which `name` is used."""
     name = GGMLTensor.from_address(pointer).name.decode("utf-8", "replace")
     parts = name.split("#")
     return parts[1] if len(parts) > 1 else name
@@ -186,8 +195,9 @@ _NEW_TENSOR_3D = (ctypes.c_void_p, ctypes.c_int, *[ctypes.c_int64] * 3)
 
 
 def _operations() -> dict[bytes, int]:
-    """Operations by name. Their numbers change between versions of ggml."""
+    """Operation numbers by name; the numbers change between versions of ggml."""
     name = ggml_function("ggml_op_name", ctypes.c_char_p, ctypes.c_int)
+    # 48 is above the number of MUL_MAT_ID, and below GGML_OP_COUNT, where ggml's table ends.
     return {name(number): number for number in range(48)}
 
 
@@ -196,7 +206,7 @@ def _floats(pointer: int) -> np.ndarray:
 
 
 def _array(pointer: int, dtype: type) -> np.ndarray:
-    """Copy a tensor of four-byte numbers, from whatever device: `[ne3, ne2, ne1, ne0]`."""
+    """Copy a tensor of four-byte numbers from its device: `[ne3, ne2, ne1, ne0]`."""
     tensor = GGMLTensor.from_address(pointer)
     n_bytes = ggml_function("ggml_nbytes", ctypes.c_size_t, ctypes.c_void_p)(pointer)
     buffer = np.empty(n_bytes, np.uint8)

@@ -1,9 +1,9 @@
 """Importance matrices: the weight of each input of each matrix, for better quantization.
 
 While a model reads a text, the squares of the inputs of each matrix are summed up by column.
-Quantization then spends its precision on the important columns. Files are llama.cpp's own
-(tools/imatrix): GGUF, with a sum and a count for each matrix; the older binary format can be read.
-A mixture of experts has a row and a count for each expert.
+Quantization then spends its precision on the important columns. Files have the format of
+llama.cpp's tools/imatrix: GGUF, with sums and a count for each matrix, or for each expert of a
+matrix. The older binary format can be read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ N_CTX = 512  # tokens of a chunk, llama-imatrix's default
 SUM, COUNT = ".in_sum2", ".counts"
 MAX_NAME = 64  # GGML_MAX_NAME, bytes
 
-# Token ids int32 `[n]` or soft tokens float32 `[n, n_embd]`, one after another.
+# Parts of a prompt in order: token ids int32 `[n]` or soft tokens float32 `[n, n_embd]`.
 Prompt = Sequence[Sequence[int] | np.ndarray]
 PromptProgress = Callable[[float, int | None], None]  # prompts or chunks done, their total if known
 
@@ -47,9 +47,12 @@ PromptProgress = Callable[[float, int | None], None]  # prompts or chunks done, 
 class Imatrix:
     """An importance matrix.
 
-    `sums` maps names of weights to sums of squares, float32 `[n_experts or 1, n_inputs]`; `counts`
-    to how many rows went into each, float32 `[n_experts or 1]`. `datasets` are the texts that it
-    was made from, `chunk_count` and `chunk_size` how many pieces of how many tokens these were.
+    Attributes:
+        sums: sums of squares by weight name, float32 `[n_experts or 1, n_inputs]`.
+        counts: rows summed up by weight name, float32 `[n_experts or 1]`.
+        datasets: names of the texts that were read.
+        chunk_count: chunks read.
+        chunk_size: tokens of a chunk.
     """
 
     sums: dict[str, np.ndarray]
@@ -59,9 +62,9 @@ class Imatrix:
     chunk_size: int
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return the means of the squares, float32 `[n_experts * n_inputs]`.
+        """Means of the squares by weight name, float32 `[n_experts * n_inputs]`.
 
-        For an expert without tokens they are 1, as in llama.cpp: uniform weights.
+        An expert without tokens gets means of 1, uniform weights, as in llama.cpp.
         """
         result = {}
         for name, sums in self.sums.items():
@@ -71,7 +74,7 @@ class Imatrix:
         return result
 
     def write(self, path: str | Path) -> None:
-        """Write it as llama.cpp's GGUF. Raises ReellamaError when that cannot be done."""
+        """Write a GGUF of llama.cpp's format. Raises ReellamaError if that fails."""
         arrays: dict[str, np.ndarray] = {}
         for name in sorted(self.sums):
             arrays[name + SUM] = self.sums[name]
@@ -97,7 +100,7 @@ class Imatrix:
 def read_imatrix(path: str | Path) -> Imatrix:
     """Read an importance matrix, in either of llama.cpp's formats.
 
-    Raises GGUFError, in one line, for a file that is missing, damaged, or something else.
+    Raises GGUFError for a file that is missing, damaged, or no importance matrix.
     """
     path = Path(path).expanduser()
     try:
@@ -139,11 +142,17 @@ def collect(
     datasets: Sequence[str] = (),
     progress: PromptProgress | None = None,
 ) -> Imatrix:
-    """Collect an importance matrix from prompts of at most `n_ctx` positions, each read alone.
+    """Collect an importance matrix from prompts, each read alone.
 
-    A prompt is a sequence of parts: token ids, or soft tokens float32 `[n, n_embd]`. A part of
-    fewer than 16 positions is read and not counted, which is llama.cpp's rule. Raises GGUFError for
-    a file that cannot be loaded, ReellamaError for a prompt that does not fit.
+    Parts of fewer than 16 positions are read but not counted, as in llama.cpp.
+
+    Args:
+        n_ctx: the most positions of a prompt.
+        n_threads: None means one for each core.
+        datasets: names to record in the matrix.
+
+    Raises GGUFError for a model that cannot be loaded, and ReellamaError for a prompt of more than
+    `n_ctx` positions.
     """
     from reellama.gguf_tools.quantization.activations import Activations
     from reellama.gguf_tools.runtime.backend import load_model
@@ -175,18 +184,25 @@ def collect_from_text(
     n_threads: int | None = None,
     n_gpu_layers: int = 0,
     process_output: bool = False,
-    begun: Imatrix | None = None,
+    resume_from: Imatrix | None = None,
     save: Callable[[Imatrix], None] | None = None,
     save_every: int = 0,
     progress: PromptProgress | None = None,
 ) -> Imatrix:
-    """Collect from a text file, cut into chunks of `n_ctx` tokens; all of them, or `n_chunks`.
+    """Collect an importance matrix from a text file, cut into chunks of `n_ctx` tokens.
 
-    The text is cut and read as llama.cpp's tool does it (`reellama.gguf_tools.text.text_chunks`),
-    with logits for every position. process_output: count the output matrix too. begun: what an
-    earlier run has collected from the first chunks, which are not read again. save is called with
-    what there is after every `save_every` chunks or a few more. Raises ReellamaError for a text
-    that cannot be read or is shorter than a chunk, and for a `begun` from another text.
+    The text is cut and read as by llama.cpp's tools/imatrix (see `text_chunks`), with logits for
+    every position.
+
+    Args:
+        n_chunks: chunks to read; None means all.
+        n_threads: None means one for each core.
+        process_output: count the output matrix too.
+        resume_from: the matrix of an earlier run over the first chunks, which are skipped.
+        save: called with the matrix so far, after every `save_every` chunks or a few more.
+
+    Raises ReellamaError for a text that cannot be read or is shorter than a chunk, and for a
+    `resume_from` of another text or chunk size.
     """
     from reellama.gguf_tools.quantization.activations import Activations
     from reellama.gguf_tools.runtime.backend import load_model
@@ -198,18 +214,18 @@ def collect_from_text(
     content = text_chunks.read_text(text_file)
     activations = Activations(process_output=process_output)
     settings, datasets = ContextSettings(n_threads=n_threads), (str(text_file),)
-    n_begun = _go_on(activations, begun, datasets, n_ctx)
+    n_before = _resume(activations, resume_from, datasets, n_ctx)
     with load_model(model, n_gpu_layers=n_gpu_layers, n_ctx=n_ctx) as loaded:
         chunks = text_chunks.split(loaded, content, n_ctx, Path(text_file))[:n_chunks]
-        if begun is not None and n_begun >= len(chunks):
-            return begun
-        n_all, chunks = len(chunks), chunks[n_begun:]
+        if resume_from is not None and n_before >= len(chunks):
+            return resume_from
+        n_all, chunks = len(chunks), chunks[n_before:]
         saved = 0.0
         for block in _read_chunks(loaded, chunks, settings, activations):
             if progress is not None:
-                progress(n_begun + block.n_chunks_done, n_all)
-            whole = block.positions.stop == n_ctx  # else some chunks are half read
-            if save and save_every and whole and block.n_chunks_done - saved >= save_every:
+                progress(n_before + block.n_chunks_done, n_all)
+            at_end = block.positions.stop == n_ctx  # else some chunks are half read
+            if save and save_every and at_end and block.n_chunks_done - saved >= save_every:
                 saved = block.n_chunks_done
                 save(_imatrix(activations, model, n_ctx, datasets))
     return _imatrix(activations, model, n_ctx, datasets)
@@ -218,7 +234,7 @@ def collect_from_text(
 def _read_chunks(
     model: Model, chunks: np.ndarray, settings: ContextSettings, activations: Activations
 ) -> Iterator[Block]:
-    """Let a model read chunks int32 `[n_chunks, n_ctx]`; yield after each block of them."""
+    """Let a model read chunks int32 `[n_chunks, n_ctx]`; yields each block after it is read."""
     from reellama.gguf_tools.runtime.context import Context
     from reellama.gguf_tools.text import text_chunks
 
@@ -237,34 +253,34 @@ def _read_chunks(
         )
 
 
-def _go_on(
-    activations: Activations, begun: Imatrix | None, datasets: tuple[str, ...], n_ctx: int
+def _resume(
+    activations: Activations, earlier: Imatrix | None, datasets: tuple[str, ...], n_ctx: int
 ) -> int:
-    """Put back what was collected; returns how many chunks that was."""
-    if begun is None:
+    """Set the sums and counts of `activations` to those of an earlier run; returns its chunks."""
+    if earlier is None:
         return 0
-    if (begun.datasets, begun.chunk_size) != (datasets, n_ctx):
+    if (earlier.datasets, earlier.chunk_size) != (datasets, n_ctx):
         raise ReellamaError(
-            f"what is there was collected from {', '.join(begun.datasets) or 'an unnamed text'} in "
-            f"chunks of {begun.chunk_size}, not from {datasets[0]} in chunks of {n_ctx}"
+            f"what is there was collected from {', '.join(earlier.datasets) or 'an unnamed text'} "
+            f"in chunks of {earlier.chunk_size}, not from {datasets[0]} in chunks of {n_ctx}"
         )
-    activations.sums = {name: sums.astype(np.float64) for name, sums in begun.sums.items()}
-    activations.counts = {name: n.astype(np.int64) for name, n in begun.counts.items()}
-    return begun.chunk_count
+    activations.sums = {name: sums.astype(np.float64) for name, sums in earlier.sums.items()}
+    activations.counts = {name: n.astype(np.int64) for name, n in earlier.counts.items()}
+    return earlier.chunk_count
 
 
 def _imatrix(
     activations: Activations, model: str | Path, n_ctx: int, datasets: Sequence[str]
 ) -> Imatrix:
-    """The importance matrix of what was collected."""
+    """The importance matrix of the collected activations."""
     if not activations.sums:
         raise ReellamaError(f"nothing was collected from {model}: give it longer texts")
-    most = max(int(count.max()) for count in activations.counts.values())
+    n_rows = max(int(count.max()) for count in activations.counts.values())
     return Imatrix(
         {name: sums.astype(np.float32) for name, sums in activations.sums.items()},
         {name: counts.astype(np.float32) for name, counts in activations.counts.items()},
         tuple(datasets),
-        max(most // n_ctx, 1),
+        max(n_rows // n_ctx, 1),
         n_ctx,
     )
 
@@ -277,16 +293,16 @@ def _read(context: Context, prompt: Prompt, n_ctx: int, activations: Activations
     context.clear()
     start = 0
     for part in prompt:
-        run = np.asarray(part)
-        if start + len(run) > n_ctx:
+        tokens = np.asarray(part)  # ids [n] or soft tokens [n, n_embd]
+        if start + len(tokens) > n_ctx:
             raise ReellamaError(f"a prompt takes more than the {n_ctx} positions of the context")
-        for i in range(0, len(run), context.n_batch):
-            piece = run[i : i + context.n_batch]
+        for i in range(0, len(tokens), context.n_batch):
+            batch = tokens[i : i + context.n_batch]
             try:
-                context.decode(piece, start, first_output=0)
+                context.decode(batch, start, first_output=0)
             finally:
                 activations.check()
-            start += len(piece)
+            start += len(batch)
 
 
 def _floats(header: GGUFFile, name: str) -> np.ndarray:
@@ -304,30 +320,31 @@ def _int(header: GGUFFile, key: str) -> int:
 def _read_legacy(file: BinaryIO, path: Path) -> Imatrix:
     """Read the older format: means of squares times the count of chunks, without experts' counts.
 
-    int32 count of entries; for each its name's length, name, chunks, length, float32 values; then
-    the count of chunks, and the length and name of the text.
+    The file has the int32 count of entries, and for each entry the length of its name, the name,
+    the count of chunks, the count of values, and the values in float32; at the end the count of
+    chunks, the length of the text's name, and that name.
     """
     size = path.stat().st_size
     file.seek(0)
 
-    def take(n: int) -> bytes:
+    def read(n: int) -> bytes:
         if not 0 <= n <= size - file.tell():
             raise GGUFError(f"{path} is not an importance matrix, or it is damaged")
         return file.read(n)
 
-    def number() -> int:
-        return int(struct.unpack("<i", take(4))[0])
+    def read_int() -> int:
+        return int(struct.unpack("<i", read(4))[0])
 
     sums, counts = {}, {}
-    for _ in range(number()):
-        name = take(number()).decode("utf-8", "replace")
-        n_chunks = number()
-        sums[name] = np.frombuffer(take(4 * number()), "<f4").reshape(1, -1)
+    for _ in range(read_int()):
+        name = read(read_int()).decode("utf-8", "replace")
+        n_chunks = read_int()
+        sums[name] = np.frombuffer(read(4 * read_int()), "<f4").reshape(1, -1)
         counts[name] = np.array([n_chunks], np.float32)
     if not sums or any(len(name.encode()) >= MAX_NAME for name in sums):
         raise GGUFError(f"{path} is not an importance matrix, or it is damaged")
     chunk_count, datasets = 0, tuple[str, ...]()
     if file.tell() < size:
-        chunk_count = number()
-        datasets = (take(number()).decode("utf-8", "replace"),)
+        chunk_count = read_int()
+        datasets = (read(read_int()).decode("utf-8", "replace"),)
     return Imatrix(sums, counts, datasets, chunk_count, 0)

@@ -1,7 +1,8 @@
-"""Statistics of an importance matrix, and several joined into one, as llama-imatrix has them.
+"""Statistics of an importance matrix, and the merging of several, as in llama-imatrix.
 
-For each tensor: how much comes in, how evenly it is spread over the inputs, and how alike it is to
-that of the same tensor one layer before. https://github.com/ggml-org/llama.cpp/tree/master/tools/imatrix
+For each tensor: the sum of its mean squared inputs, how evenly that is spread over the inputs, and
+the similarity to the same tensor one layer before.
+https://github.com/ggml-org/llama.cpp/tree/master/tools/imatrix
 """
 
 from __future__ import annotations
@@ -22,47 +23,42 @@ INACTIVE = 1e-5  # a mean of squares up to this counts as no input
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """Statistics of the mean squares of a tensor's inputs.
-
-    active: share of inputs above INACTIVE. entropy: in bits, of their shares of `total`; evenness
-    is that over the entropy of equal shares. outliers: share of inputs more than a standard
-    deviation above the mean. similarity: cosine with the layer before, None for a first layer.
-    """
+    """Statistics of the mean squares of a tensor's inputs."""
 
     tensor: str
     total: float
     minimum: float
     maximum: float
     mean: float
-    deviation: float
-    active: float
+    deviation: float  # standard deviation
+    active: float  # share of inputs above INACTIVE
     n_inputs: int
-    entropy: float
-    evenness: float
-    outliers: float
-    similarity: float | None
+    entropy: float  # bits, of the inputs' shares of `total`
+    evenness: float  # entropy over that of equal shares
+    outliers: float  # share of inputs more than a standard deviation above the mean
+    similarity: float | None  # cosine with the layer before; None for the first layer
 
 
 def imatrix_statistics(matrix: Imatrix) -> list[TensorStatistics]:
-    """Return the statistics of each tensor, by kind, and of each kind those with most input first.
+    """The statistics of all tensors, sorted by kind, and within a kind by `total`, largest first.
 
-    Experts without a token do not count. Raises ReellamaError where nothing is left.
+    Experts without a token do not count. Raises ReellamaError if no tensor is left.
     """
     means = {name: _means(matrix, name) for name in matrix.sums}
-    found = [
+    statistics = [
         _statistics(name, values, _similarity(matrix, name))
         for name, values in means.items()
         if len(values)
     ]
-    if not found:
+    if not statistics:
         raise ReellamaError("the importance matrix counts no token: there is nothing to say of it")
-    return sorted(found, key=lambda each: (LAYER.sub("", each.tensor), -each.total))
+    return sorted(statistics, key=lambda row: (LAYER.sub("", row.tensor), -row.total))
 
 
 def merge_imatrices(matrices: Sequence[tuple[Path, Imatrix]]) -> Imatrix:
-    """Return what would have been collected from all texts together; the paths are for errors.
+    """The importance matrix of all texts together, from one matrix for each, with their paths.
 
-    Raises ReellamaError for matrices of models with other tensors.
+    Raises ReellamaError, which names the paths, for matrices of different models.
     """
     (first_path, first), *others = matrices
     sums = {name: values.astype(np.float64) for name, values in first.sums.items()}
@@ -114,13 +110,13 @@ def _statistics(name: str, values: np.ndarray, similarity: float | None) -> Tens
 
 
 def _similarity(matrix: Imatrix, name: str) -> float | None:
-    """Cosine between the inputs of a tensor and of the same one of the layer before."""
+    """Cosine between the inputs of a tensor and of the same tensor one layer before."""
     match = LAYER.search(name)
     if match is None:
         return None
-    before = f"{name[: match.start(1)]}{int(match[1]) - 1}{name[match.end(1) :]}"
-    if before not in matrix.sums or matrix.sums[before].shape != matrix.sums[name].shape:
+    previous = f"{name[: match.start(1)]}{int(match[1]) - 1}{name[match.end(1) :]}"
+    if previous not in matrix.sums or matrix.sums[previous].shape != matrix.sums[name].shape:
         return None
-    one, other = (matrix.sums[each].astype(np.float64).reshape(-1) for each in (name, before))
-    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return float(one @ other) / lengths if lengths else None
+    a, b = (matrix.sums[key].astype(np.float64).reshape(-1) for key in (name, previous))
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms else None

@@ -1,9 +1,8 @@
 """Merge LoRA adapters into a model's weights: W + scale * alpha / rank * B A.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", 2021. Adapters are GGUF files as
-llama.cpp's convert_lora_to_gguf writes them: for each changed weight a tensor `NAME.lora_a`, of
-rows of inputs, and one `NAME.lora_b`. The merged model has its matrices in F16, BF16 or F32, and
-needs no adapter.
+llama.cpp's convert_lora_to_gguf writes them: for each changed weight the tensors `NAME.lora_a`
+`[rank, n_inputs]` and `NAME.lora_b` `[n_rows, rank]`. The merged model needs no adapter.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ FILE_TYPES = {
     GGMLQuantizationType.F16: LlamaFileType.MOSTLY_F16,
     GGMLQuantizationType.BF16: LlamaFileType.MOSTLY_BF16,
 }
-CHUNK_ELEMENTS = 1 << 24  # numbers of a tensor in memory at once
+CHUNK_ELEMENTS = 1 << 24  # numbers of a tensor converted at once: 64 MiB as float32
 
 TensorProgress = Callable[[int, int], None]  # tensors written, their total
 
@@ -49,20 +48,20 @@ class LoraAdapter:
     """A LoRA adapter's header and its scaling."""
 
     file: GGUFFile
-    scale: float  # of the user
-    alpha: float  # of its training; 0: no scaling by the rank
+    scale: float  # chosen by the user
+    alpha: float  # from its training; 0 means no scaling by the rank
 
     def delta(self, weight: Tensor, matrix: int, rows: slice) -> np.ndarray | None:
-        """Return the update of rows of a weight, float32 `[n_rows, n_inputs]`, or None for none.
+        """The update of rows of a weight, float32 `[n_rows, n_inputs]`, or None if unchanged.
 
-        `matrix` counts the experts that a weight of three dimensions holds.
+        matrix: index of the expert in a weight of three dimensions, else 0.
         """
         if weight.name + LORA_A not in self.file.tensors:
             return None
         a, b = (self._matrix(weight.name + suffix, matrix) for suffix in (LORA_A, LORA_B))
         rank = b.shape[-1]
         factor = np.float32(self.scale * (self.alpha / rank if self.alpha else 1.0))
-        # Token embeddings are looked up by row, so for them A, not B, has a row a token.
+        # Token embeddings are looked up by row, so there A, not B, has a row for each token.
         is_lookup = weight.name.endswith(TOKEN_EMBEDDINGS)
         return factor * (a[rows] @ b.T if is_lookup else b[rows] @ a)
 
@@ -80,11 +79,18 @@ def merge_lora(
     type_name: str | None = None,
     progress: TensorProgress | None = None,
 ) -> Path:
-    """Write `base` with adapters, each with its scale, merged in; returns `output`.
+    """Write `base` with adapters merged in.
 
-    Quantized and changed weights become `type_name`, F16, BF16 or F32; by default F32 where the
-    base is in F32, else F16. All metadata stays. Tensors go through memory in pieces of some 100
-    MB. Raises ReellamaError for an adapter of another model, and for values beyond F16.
+    All metadata is kept. Memory use stays at some 100 MB, as tensors are converted in pieces.
+
+    Args:
+        adapters: paths with scales.
+        type_name: F16, BF16 or F32, the type of quantized and of changed weights. None means F32
+            for a base in F32, else F16.
+        progress: called with the tensors written and their total.
+
+    Returns `output`. Raises ReellamaError for an adapter of another model, and for values beyond
+    the range of F16.
     """
     file = read_gguf(base)
     opened = open_adapters(file, adapters)
@@ -103,10 +109,15 @@ def merge_where_changed(
     output: str | Path,
     metadata: Mapping[str, str],
 ) -> Path:
-    """Write `base` with adapters merged into the weights that they change, the others as they are.
+    """Write `base` with adapters merged into the weights that they change; others stay unchanged.
 
-    Changed weights of fewer bits become Q8_0, which loses next to nothing of an adapter. `metadata`
-    is added. Raises like `merge_lora`.
+    Changed weights of fewer bits become Q8_0, which loses next to nothing of an adapter.
+
+    Args:
+        adapters: paths with scales.
+        metadata: keys to add.
+
+    Returns `output`, and raises as `merge_lora` does.
     """
     file = read_gguf(base)
     opened = open_adapters(file, adapters)
@@ -121,8 +132,8 @@ def changed_tensors(file: GGUFFile, adapters: Sequence[LoraAdapter]) -> list[Ten
     for tensor in file.tensors.values():
         type_ = tensor.type
         if _is_changed(tensor, adapters) and type_ not in FILE_TYPES:
-            whole = tensor.shape[0] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0
-            type_ = GGMLQuantizationType.Q8_0 if whole else GGMLQuantizationType.F16
+            fits = tensor.shape[0] % GGML_QUANT_SIZES[GGMLQuantizationType.Q8_0][0] == 0
+            type_ = GGMLQuantizationType.Q8_0 if fits else GGMLQuantizationType.F16
         infos.append(TensorInfo(tensor.name, tensor.shape, type_))
     return infos
 
@@ -135,7 +146,7 @@ def _write(
     output: Path,
     progress: TensorProgress | None,
 ) -> Path:
-    """Write tensors as `infos` has them, with the metadata of `file` and more `entries`."""
+    """Write tensors of the types in `infos`, with the metadata of `file` and further `entries`."""
     with replacing(output) as temporary, temporary.open("wb") as out:
         out.write(header_bytes(raw_entries(file.path) | dict(entries), infos))
         for done, info in enumerate(infos):
@@ -150,7 +161,7 @@ def _write(
 
 
 def merged_size(file: GGUFFile) -> int:
-    """Return an upper bound of the bytes that `merge_lora` writes, without metadata."""
+    """An upper bound of the bytes that `merge_lora` writes, without metadata."""
     block_bytes = GGML_QUANT_SIZES[_main_type(file)][1]
     return sum(max(t.n_bytes, t.n_elements * block_bytes) for t in file.tensors.values())
 
@@ -158,9 +169,9 @@ def merged_size(file: GGUFFile) -> int:
 def open_adapters(
     base: GGUFFile, adapters: Sequence[tuple[str | Path, float]]
 ) -> list[LoraAdapter]:
-    """Read the headers of adapters, each with its scale, and check that they fit `base`.
+    """Read the headers of adapters, given as paths with scales, and check that they fit `base`.
 
-    Raises ReellamaError for a missing file, one that is no adapter of this model, and a base that
+    Raises ReellamaError for a file that is missing or no adapter of this model, and for a base that
     cannot be merged.
     """
     if int(base.metadata.get("split.count", 1)) > 1:
@@ -227,8 +238,8 @@ def _type_of(
     tensor: Tensor, type_: GGMLQuantizationType, adapters: Sequence[LoraAdapter]
 ) -> GGMLQuantizationType:
     """The type of a merged tensor; unchanged F32 tensors (norms, biases, routers) stay F32."""
-    keeps = tensor.type == GGMLQuantizationType.F32 and not _is_changed(tensor, adapters)
-    return tensor.type if keeps else type_
+    stays = tensor.type == GGMLQuantizationType.F32 and not _is_changed(tensor, adapters)
+    return tensor.type if stays else type_
 
 
 def _is_changed(tensor: Tensor, adapters: Sequence[LoraAdapter]) -> bool:

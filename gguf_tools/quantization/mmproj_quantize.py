@@ -1,7 +1,7 @@
 """Quantize an mmproj: the matrices of a vision or audio encoder and of its projector.
 
-llama.cpp's quantizer chooses types as for a language model, so that is done here by the rules of
-its converter (`format/mmproj_types.py`).
+llama.cpp's quantizer chooses types as for a language model, so types are chosen here by the rules
+of llama.cpp's converter (`format/mmproj_types.py`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from reellama.gguf_tools.format.reader import GGUFFile, Tensor
 from reellama.gguf_tools.format.tensor_encoding import encode_tensor
 from reellama.gguf_tools.quantization.quant_plan import QUANTIZATION_VERSION, QuantPlan
 
-CHUNK = 4 << 20  # numbers that are converted at a time, which bounds the memory
+CHUNK = 4 << 20  # numbers converted at once: 16 MiB as float32
 
 
 def plan_mmproj(file: GGUFFile, type_name: str) -> QuantPlan:
-    """Plan an mmproj of another type. Raises ReellamaError when that cannot be."""
+    """Plan an mmproj of another type.
+
+    Raises ReellamaError for a type that no mmproj can have, and for tensors in F64.
+    """
     if type_name not in MMPROJ_TYPES:
         raise ReellamaError(
             f"{file.path} is an mmproj, which becomes {', '.join(MMPROJ_TYPES)}, not {type_name}"
@@ -42,13 +45,14 @@ def plan_mmproj(file: GGUFFile, type_name: str) -> QuantPlan:
                 f"{file.path}: {tensor.name} is of type F64, which ends llama.cpp; convert the "
                 "model again"
             )
-    wanted = GGMLQuantizationType[type_name]
+    target = GGMLQuantizationType[type_name]
     tensors = []
     for tensor in file.tensors.values():
-        kind = mmproj_tensor_type(tensor.name, tensor.shape[::-1], wanted)
-        kind = tensor.type if kind is None else kind
-        tensors.append(TensorInfo(tensor.name, tensor.shape, kind))
-    notes = tuple(_notes(file, tensors, wanted))
+        type_ = mmproj_tensor_type(tensor.name, tensor.shape[::-1], target)
+        tensors.append(
+            TensorInfo(tensor.name, tensor.shape, tensor.type if type_ is None else type_)
+        )
+    notes = tuple(_notes(file, tensors, target))
     return QuantPlan(tuple(tensors), file_size(_metadata(file, type_name), tensors), notes)
 
 
@@ -59,9 +63,10 @@ def write_mmproj(
     path: Path,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write an mmproj as planned; `progress` is called with the tensors done and their number.
+    """Write an mmproj as planned.
 
-    Raises ReellamaError for numbers that the type cannot hold or that are not finite.
+    `progress` is called with the tensors written and their total. Raises ReellamaError for values
+    that are not finite or beyond the range of the type.
     """
     with path.open("wb") as output:
         output.write(header_bytes(_metadata(file, type_name), plan.tensors))
@@ -95,43 +100,43 @@ def _data(file: GGUFFile, tensor: Tensor, type_: GGMLQuantizationType) -> Iterat
             yield np.ascontiguousarray(part)
             continue
         try:
-            numbers = dequantize(part, tensor.type).astype(np.float32, copy=False)
+            values = dequantize(part, tensor.type).astype(np.float32, copy=False)
         except NotImplementedError as error:
             raise GGUFError(
                 f"{file.path}: {tensor.name} of type {tensor.type.name} cannot be read; update "
                 "the package: pip install -U gguf"
             ) from error
-        if not np.isfinite(numbers).all():
+        if not np.isfinite(values).all():
             raise GGUFError(
                 f"{file.path}: {tensor.name} has numbers that are infinite or not numbers; "
                 "download it again"
             )
-        yield encode_tensor(f"{file.path}: {tensor.name}", numbers, type_)
+        yield encode_tensor(f"{file.path}: {tensor.name}", values, type_)
 
 
 def _notes(
-    file: GGUFFile, tensors: list[TensorInfo], wanted: GGMLQuantizationType
+    file: GGUFFile, tensors: list[TensorInfo], target: GGMLQuantizationType
 ) -> Iterator[str]:
-    again = {
+    requantized = {
         old.type.name
         for old, new in zip(file.tensors.values(), tensors, strict=True)
         if old.type != new.type and GGML_QUANT_SIZES[old.type][0] > 1
     }
-    if again:
+    if requantized:
         yield (
-            f"the source is quantized already ({', '.join(sorted(again))}): what that lost stays "
-            "lost, so quantize from F16 or F32 if you can"
+            f"the source is quantized already ({', '.join(sorted(requantized))}): what that lost "
+            "stays lost, so quantize from F16 or F32 if you can"
         )
-    odd = [tensor for tensor in tensors if _falls_back(tensor, wanted)]
-    if odd:
+    n_fallback = sum(_falls_back(tensor, target) for tensor in tensors)
+    if n_fallback:
         yield (
-            f"{len(odd)} of {len(tensors)} tensors become F16, for their rows are no multiple of "
-            f"{GGML_QUANT_SIZES[wanted][0]}"
+            f"{n_fallback} of {len(tensors)} tensors become F16, for their rows are no multiple of "
+            f"{GGML_QUANT_SIZES[target][0]}"
         )
 
 
-def _falls_back(tensor: TensorInfo, wanted: GGMLQuantizationType) -> bool:
-    """Whether a matrix cannot have the type, because of the length of its rows."""
-    return tensor.shape[0] % GGML_QUANT_SIZES[wanted][0] > 0 and tensor.type == (
-        mmproj_tensor_type(tensor.name, tensor.shape[::-1], wanted)
+def _falls_back(tensor: TensorInfo, target: GGMLQuantizationType) -> bool:
+    """Whether a matrix is F16 because its rows are no multiple of the target type's block."""
+    return tensor.shape[0] % GGML_QUANT_SIZES[target][0] > 0 and tensor.type == (
+        mmproj_tensor_type(tensor.name, tensor.shape[::-1], target)
     )

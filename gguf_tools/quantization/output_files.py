@@ -1,4 +1,4 @@
-"""Files that a quantized model is written to: their names, and whether there is room for them."""
+"""The output files of a quantization: names, checks, and the disk space that they need."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from reellama.gguf_tools.quantization.quant_plan import QuantPlan
 from reellama.gguf_tools.quantization.quant_types import ALIASES, COPY_TYPE, QUANT_TYPES
 from reellama.gguf_tools.temporary_folders import temporary_folder
 
-SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # of the parts of a split model
+SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # end of the stem of a split model's part
 
 
 def default_name(file: GGUFFile, type_name: str, adapters: Sequence[str] = ()) -> str:
-    """Return the name of a file for `file` quantized: its own with the type in place of its own."""
+    """The source's file name with `type_name` in place of the source's type.
+
+    adapters: names of merged adapters, which go in front of the type.
+    """
     path = file.path
     stem = path.name.removesuffix(".gguf")
-    if stem == path.name:  # Ollama's blobs are named by their hash
+    if stem == path.name:  # one of Ollama's blobs, which are named by their hash
         stem = re.sub(r"[^\w.-]+", "-", str(file.metadata.get("general.name", "model"))).strip("-.")
     stem = SPLIT.sub("", stem)
     match = _type_at_end().search(stem)
@@ -42,7 +45,10 @@ def _type_at_end() -> re.Pattern[str]:
 def output_paths(
     file: GGUFFile, targets: Sequence[str], output: str | Path | None, adapters: Sequence[str]
 ) -> list[Path]:
-    """Return the file for each of `targets`, in the current folder or as `output` says."""
+    """The file for each of `targets`: in the current folder, in the folder `output`, or `output`.
+
+    Raises ReellamaError if `output` is a file and `targets` has several types.
+    """
     folder = Path.cwd()
     if output is not None:
         folder = Path(output).expanduser()
@@ -55,22 +61,26 @@ def output_paths(
     return [folder / default_name(file, target, adapters) for target in targets]
 
 
-def check_places(source: Path, places: Sequence[Path], force: bool) -> None:
-    """Raise ReellamaError where a file is the source or exists, or its folder cannot be made."""
-    for place in places:
-        if place.exists() and place.samefile(source):
-            raise ReellamaError(f"{place} is the source itself; give another --output")
-        check_new(place, force=force)
-    folder = places[0].parent
+def check_output_paths(source: Path, paths: Sequence[Path], force: bool) -> None:
+    """Check files that will be written into one folder, and make the folder.
+
+    Raises ReellamaError for the source itself, for a file that exists unless `force` is true, and
+    for a folder that cannot be made.
+    """
+    for path in paths:
+        if path.exists() and path.samefile(source):
+            raise ReellamaError(f"{path} is the source itself; give another --output")
+        check_new(path, force=force)
+    folder = paths[0].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ReellamaError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def check_space(folder: Path, plans: Sequence[QuantPlan], merged: int) -> None:
-    """Raise ReellamaError unless the files fit on the disk, with `merged` bytes beside them."""
-    needed = sum(plan.n_bytes for plan in plans) + merged
+def check_space(folder: Path, plans: Sequence[QuantPlan], temporary_bytes: int) -> None:
+    """Raise ReellamaError unless the planned files and the temporary file fit on the disk."""
+    needed = sum(plan.n_bytes for plan in plans) + temporary_bytes
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ReellamaError(
@@ -79,20 +89,23 @@ def check_space(folder: Path, plans: Sequence[QuantPlan], merged: int) -> None:
         )
 
 
-def parts(place: Path, n_files: int) -> list[Path]:
-    """Return the files of a model that is written to `place`, in so many."""
+def parts(path: Path, n_files: int) -> list[Path]:
+    """The `n_files` files of a model that is written to `path`."""
     if n_files == 1:
-        return [place]
-    stem = place.name.removesuffix(".gguf")
+        return [path]
+    stem = path.name.removesuffix(".gguf")
     first = f"{stem}-00001-of-{n_files:05}.gguf"
-    return [place.with_name(name) for name in part_names(first)]
+    return [path.with_name(name) for name in part_names(first)]
 
 
 @contextmanager
-def replacing_parts(place: Path, n_files: int) -> Iterator[Path]:
-    """Give what names of new files begin with, in a folder beside `place`; move them at the end."""
-    with temporary_folder(place.parent, ".split-") as folder:
-        beginning = folder / place.name.removesuffix(".gguf")
-        yield beginning
-        for new, target in zip(parts(beginning, n_files), parts(place, n_files), strict=True):
+def replacing_parts(path: Path, n_files: int) -> Iterator[Path]:
+    """A context with the common prefix of new files, in a temporary folder beside `path`.
+
+    At the end the files replace `parts(path, n_files)`.
+    """
+    with temporary_folder(path.parent, ".split-") as folder:
+        prefix = folder / path.name.removesuffix(".gguf")
+        yield prefix
+        for new, target in zip(parts(prefix, n_files), parts(path, n_files), strict=True):
             new.replace(target)

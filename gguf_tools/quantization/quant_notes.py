@@ -1,4 +1,4 @@
-"""What a person should know of a planned quantization: where it is not what they may think."""
+"""Warnings about a planned quantization that may not do what the user expects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from reellama.gguf_tools.format.header_writer import TensorInfo
 from reellama.gguf_tools.quantization.quantize_child import QuantizeJob
 
-if TYPE_CHECKING:  # imported where there is one
+if TYPE_CHECKING:  # imports numpy, which is only needed with an imatrix
     from reellama.gguf_tools.quantization.imatrix import Imatrix
 
 
@@ -21,7 +21,13 @@ def quantization_notes(
     after: tuple[TensorInfo, ...],
     imatrix: Imatrix | None,
 ) -> tuple[str, ...]:
-    """Lines for people about a job whose source and target tensors are known, in the same order."""
+    """Warnings for the user, each of one line.
+
+    Args:
+        before: the tensors of the source.
+        after: the tensors of the quantized model, in the same order.
+        imatrix: the importance matrix of the job, if any.
+    """
     notes = [
         *_requantized(before, after, type_name),
         *_without_match(job, after),
@@ -61,10 +67,10 @@ def _without_match(job: QuantizeJob, after: tuple[TensorInfo, ...]) -> list[str]
     notes = []
     for pattern, _ in job.overrides:
         try:
-            found = any(re.search(pattern, tensor.name) for tensor in after)
-        except re.error:  # C++ has another syntax in places
+            matches = any(re.search(pattern, tensor.name) for tensor in after)
+        except re.error:  # llama.cpp uses std::regex, whose syntax differs in places
             continue
-        if not found:
+        if not matches:
             notes.append(f"no tensor has a name in which {pattern!r} is found: it changes nothing")
     return notes
 

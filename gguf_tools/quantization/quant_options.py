@@ -1,4 +1,4 @@
-"""What a person may choose beside the type, as text: tensors' types, keys, layers to leave out."""
+"""Parse quantization options: types of single tensors, metadata, and layers to leave out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MetadataValue = int | float | bool | str
 
 
 def parse_tensor_type(text: str) -> tuple[str, str]:
-    """A pattern and a type from PATTERN=TYPE. Raises ReellamaError for other text."""
+    """Parse PATTERN=TYPE into the pattern and the type. Raises ReellamaError for other text."""
     pattern, equals, type_name = text.strip().rpartition("=")
     if not (pattern and equals and type_name):
         raise ReellamaError(f"{text.strip()!r:.80} is not PATTERN=TYPE")
@@ -23,10 +23,10 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
 
 
 def read_tensor_types(path: str | Path) -> list[tuple[str, str]]:
-    """The patterns and types of a file, PATTERN=TYPE in each line, as llama-quantize reads it.
+    """Read a file of PATTERN=TYPE lines, as llama-quantize does, into pairs of pattern and type.
 
-    Empty lines and those that begin with `#` do not count. Raises ReellamaError, with the line's
-    number, for others.
+    Empty lines and lines that begin with `#` are skipped. Raises ReellamaError for a file that
+    cannot be read or has no such line, and for other lines, with their number.
     """
     path = Path(path).expanduser()
     try:
@@ -35,69 +35,70 @@ def read_tensor_types(path: str | Path) -> list[tuple[str, str]]:
         raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ReellamaError(f"{path} is not a text file (UTF-8)") from error
-    found = []
+    tensor_types = []
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.lstrip().startswith("#"):
             try:
-                found.append(parse_tensor_type(line))
+                tensor_types.append(parse_tensor_type(line))
             except ReellamaError as error:
                 raise ReellamaError(f"{path}, line {number}: {error}") from None
-    if not found:
+    if not tensor_types:
         raise ReellamaError(f"{path} names no tensor: write PATTERN=TYPE in each line")
-    return found
+    return tensor_types
 
 
 def parse_metadata(text: str) -> tuple[str, MetadataValue]:
-    """A key and its value from KEY=TYPE:VALUE, TYPE int, float, bool or str: llama.cpp's form.
+    """Parse llama.cpp's KEY=TYPE:VALUE into key and value; TYPE is int, float, bool or str.
 
     >>> parse_metadata("llama.rope.freq_base=float:1e6"), parse_metadata("general.name=str:A: B")
     (('llama.rope.freq_base', 1000000.0), ('general.name', 'A: B'))
 
-    Raises ReellamaError for other text, and for what llama.cpp has no room for.
+    Raises ReellamaError for other text, and for keys and strings too long for llama.cpp.
     """
-    key, equals, rest = text.partition("=")
-    kind, colon, value = rest.partition(":")
-    if not (key and equals and colon and kind in ("int", "float", "bool", "str")):
+    key, equals, typed_value = text.partition("=")
+    type_, colon, value = typed_value.partition(":")
+    if not (key and equals and colon and type_ in ("int", "float", "bool", "str")):
         raise ReellamaError(
             f"{text!r:.80} is not KEY=TYPE:VALUE, with a TYPE of int, float, bool or str"
         )
-    if len(key.encode()) > MAX_KEY or (kind == "str" and len(value.encode()) > MAX_STRING):
+    if len(key.encode()) > MAX_KEY or (type_ == "str" and len(value.encode()) > MAX_STRING):
         raise ReellamaError(
             f"{key:.40} or its value has more than {MAX_STRING} bytes, which is what llama.cpp "
             "takes: `reellama gguf edit` sets longer ones"
         )
     try:
-        if kind == "bool":
+        if type_ == "bool":
             return key, {"true": True, "false": False}[value]
-        if kind == "int" and -INT64 <= int(value) < INT64:
+        if type_ == "int" and -INT64 <= int(value) < INT64:
             return key, int(value)
-        if kind == "float" and math.isfinite(float(value)):
+        if type_ == "float" and math.isfinite(float(value)):
             return key, float(value)
-        if kind == "str":
+        if type_ == "str":
             return key, value
     except (KeyError, ValueError):
         pass
-    raise ReellamaError(f"{key}: {value!r:.40} is no {kind}")
+    raise ReellamaError(f"{key}: {value!r:.40} is no {type_}")
 
 
 def parse_layers(text: str, n_layers: int) -> tuple[int, ...]:
-    """Numbers of layers from a list such as "3,5-7". Raises ReellamaError for those of no layer,
-    and for all of them.
+    """Parse a list such as "3,5-7" into sorted indices of layers.
+
+    Raises ReellamaError for indices of no layer, and for a list of all layers.
 
     >>> parse_layers("3,5-7", 12)
     (3, 5, 6, 7)
     """
-    found: set[int] = set()
+    layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ReellamaError(f"{part!r:.40} is no number of a layer: write them as 3,5-7")
-        # Python reads no number of thousands of digits.
+        # Nine digits are enough to compare, and int() raises ValueError for thousands of digits.
         if max(int(first[:9]), int((last or first)[:9])) >= n_layers:
             raise ReellamaError(
                 f"there is no layer {part.strip():.40}: they go from 0 to {n_layers - 1}"
             )
-        found |= set(range(int(first), int(last or first) + 1))
-    if len(found) in (0, n_layers):
-        raise ReellamaError(f"{text!r:.40} leaves out {len(found)} of {n_layers} layers")
-    return tuple(sorted(found))
+        layers |= set(range(int(first), int(last or first) + 1))
+    if len(layers) in (0, n_layers):
+        raise ReellamaError(f"{text!r:.40} leaves out {len(layers)} of {n_layers} layers")
+    return tuple(sorted(layers))

@@ -1,7 +1,7 @@
 """The plan of llama.cpp's quantizer: the type that each tensor gets, and the size of the file.
 
-llama.cpp chooses types by architecture, layer and shape (src/llama-quant.cpp). Its choice is parsed
-from the log of a dry run, which takes no time.
+llama.cpp chooses types by architecture, layer and shape (src/llama-quant.cpp). The types are parsed
+from the log of a dry run, which computes nothing and takes next to no time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,10 @@ from reellama.gguf_tools.quantization.quantize_child import (
 )
 from reellama.gguf_tools.sizes import show_size
 
-if TYPE_CHECKING:  # imported where there is one
+if TYPE_CHECKING:  # imports numpy, which is only needed with an imatrix
     from reellama.gguf_tools.quantization.imatrix import Imatrix
 
-QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION; its size in the file is what counts here
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 # [  12/ 272] blk.0.attn_q.weight         - [  576,   576,     1,     1], type =    f16, size = ...
 TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] (\S.*?) +- \[([\d, ]+)\], type = +(\w+), ")
@@ -38,7 +38,7 @@ NEW_TYPE = re.compile(r"-> +[\d.]+ MiB \((\w+)\)")
 FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
 FAILED = re.compile(r"failed to quantize: (.*)")
 NEEDS_IMATRIX = re.compile(r"(will require an|requires an) imatrix", re.I)
-# Errors of C++ streams that could not be written.
+# Messages of C++ exceptions for a stream that could not be written.
 WRITE_FAILED = re.compile(r"iostream|ios_base|basic_ios", re.I)
 LOW_BITS = re.compile(r"IQ3_XXS|IQ2_\w+|IQ1_\w+")
 # llama.cpp's message for a tensor that the imatrix lacks.
@@ -47,7 +47,7 @@ MISSING = re.compile(r"Missing importance matrix for tensor (\S+)")
 
 @dataclass(frozen=True)
 class QuantPlan:
-    """The tensors of the planned file, its size in bytes, and notes for people."""
+    """The tensors of the planned file, the size of the file in bytes, and warnings for the user."""
 
     tensors: tuple[TensorInfo, ...]
     n_bytes: int
@@ -68,7 +68,7 @@ class QuantizerLog:
     """Parses the quantizer's log as it arrives."""
 
     def __init__(self) -> None:
-        self.done, self.total = 0, 0  # tensors begun, their total
+        self.started, self.total = 0, 0  # tensors whose quantization has started, their total
         self.lines: list[str] = []
         self._pending = ""
 
@@ -76,12 +76,12 @@ class QuantizerLog:
         """Parse the next piece of the log, which may be part of a line or several lines."""
         self._pending += text
         if match := TENSOR_LINE.search(self._pending):
-            self.done, self.total = int(match[1]), int(match[2])
+            self.started, self.total = int(match[1]), int(match[2])
         *lines, self._pending = self._pending.split("\n")
         self.lines += [line for line in lines if line.strip()]
 
     def failure(self, job: QuantizeJob, type_name: str) -> ReellamaError:
-        """Return the error that says why llama.cpp failed."""
+        """The error that states why llama.cpp failed."""
         text = "\n".join(self.lines)
         if NEEDS_IMATRIX.search(text):
             return imatrix_missing_error(job, type_name)
@@ -108,24 +108,28 @@ def plan_quantization(
     metadata: Mapping[str, bytes],
     imatrix: Imatrix | None = None,
 ) -> QuantPlan:
-    """Let llama.cpp make a dry run of `job`.
+    """Plan a job with a dry run of llama.cpp's quantizer.
 
-    `metadata` is the source's, as `raw_entries` gives it, and `imatrix` the job's. Raises
-    ReellamaError when the job cannot be done.
+    Args:
+        metadata: the entries of the source, as `raw_entries` returns them.
+        imatrix: the importance matrix of the job, if any.
+
+    Raises ReellamaError if the job would fail.
     """
-    listener = QuantizerLog()
-    dry = QuantizeJob(**{**vars(job), "dry_run": True})
-    if not quantizer.run(dry, listener.feed):
-        raise listener.failure(job, type_name)
-    before, after = _tensors(listener.lines)
-    if any(map(NEEDS_IMATRIX.search, listener.lines)):
-        needing = _needing_imatrix(after) if job.overrides else None  # else the type is at fault
-        raise imatrix_missing_error(job, needing or type_name)
-    whole = len(after) == listener.total or job.prune_layers  # what is left out is counted too
-    if not (whole and after):
+    log = QuantizerLog()
+    if not quantizer.run(replace(job, dry_run=True), log.feed):
+        raise log.failure(job, type_name)
+    before, after = _tensors(log.lines)
+    if any(map(NEEDS_IMATRIX.search, log.lines)):
+        # Without overrides all tensors have types of `type_name`.
+        tensor = _needing_imatrix(after) if job.overrides else None
+        raise imatrix_missing_error(job, tensor or type_name)
+    # The total of the log includes tensors of pruned layers.
+    is_complete = len(after) == log.total or job.prune_layers
+    if not (is_complete and after):
         raise ReellamaError("cannot understand what this version of llama.cpp says of its plans")
     notes = quantization_notes(job, type_name, before, after, imatrix)
-    if (match := FALLBACK.search("\n".join(listener.lines))) and int(match[1]):
+    if (match := FALLBACK.search("\n".join(log.lines))) and int(match[1]):
         notes += (
             (
                 f"{match[1]} of {len(after)} tensors get another type than usual, for their rows "
@@ -136,7 +140,7 @@ def plan_quantization(
 
 
 def imatrix_missing_error(job: QuantizeJob, type_name: str) -> ReellamaError:
-    """Return the error for a type that needs an importance matrix."""
+    """The error for a type that needs an importance matrix."""
     return ReellamaError(
         f"{type_name} needs an importance matrix: make one with `reellama gguf imatrix "
         f"{Path(job.source).name} TEXT`, and give it as --imatrix"
@@ -144,13 +148,13 @@ def imatrix_missing_error(job: QuantizeJob, type_name: str) -> ReellamaError:
 
 
 def _needing_imatrix(after: tuple[TensorInfo, ...]) -> str | None:
-    """The first planned tensor whose type llama.cpp makes with an importance matrix only."""
-    kept = ("token_embd", "output.")
+    """The first planned tensor, with its type, that llama.cpp needs an importance matrix for."""
+    exempt = ("token_embd", "output.")
     return next(
         (
             f"{tensor.name} as {tensor.type.name}"
             for tensor in after
-            if LOW_BITS.fullmatch(tensor.type.name) and not tensor.name.startswith(kept)
+            if LOW_BITS.fullmatch(tensor.type.name) and not tensor.name.startswith(exempt)
         ),
         None,
     )
@@ -176,16 +180,16 @@ def _output_metadata(
     metadata: Mapping[str, bytes], job: QuantizeJob, imatrix: Imatrix | None
 ) -> dict[str, bytes]:
     """The metadata that llama.cpp will write."""
-    written = {
+    entries = {
         key: entry
         for key, entry in metadata.items()
         if key not in ("split.no", "split.count", "split.tensors.count")
     }
-    noted: dict[str, int | float | bool | str] = {
+    added: dict[str, int | float | bool | str] = {
         "general.quantization_version": QUANTIZATION_VERSION,
         "general.file_type": job.ftype,
         **dict(job.metadata),
     }
     if imatrix is not None:
-        noted |= imatrix_metadata(imatrix, job.imatrix or "")
-    return written | metadata_entries(noted)
+        added |= imatrix_metadata(imatrix, job.imatrix or "")
+    return entries | metadata_entries(added)

@@ -1,9 +1,9 @@
 """Quantization presets: estimate a model's size at another type, by llama.cpp's rules.
 
-A preset such as Q4_K_M mixes types: most matrices get one type, and the more sensitive ones a
-better one. The rules are those of llama.cpp (src/llama-quant.cpp) without an importance matrix, for
-the usual tensor names. Rules of single architectures are left out, so sizes are estimates.
-`reellama gguf quantize --dry-run` asks llama.cpp itself.
+A preset such as Q4_K_M mixes types: most matrices get one type, and sensitive matrices one of more
+bits. The rules are those of llama.cpp (src/llama-quant.cpp) without an importance matrix, for the
+usual tensor names. Rules of single architectures are left out, so sizes are estimates.
+`reellama gguf quantize --dry-run` gets exact sizes from llama.cpp.
 """
 
 import math
@@ -34,23 +34,24 @@ def _always(_: LayerPosition) -> bool:
     return True
 
 
-def _more_bits(place: LayerPosition) -> bool:
-    """Whether a layer is in the first or last eighth, or one of every third between."""
-    layer, eighth = place.layer, place.n_layer // 8
-    return layer < eighth or layer >= 7 * place.n_layer // 8 or (layer - eighth) % 3 == 2
+def _more_bits(position: LayerPosition) -> bool:
+    """Whether a layer is in the first or last eighth, or every third layer in between."""
+    layer, eighth = position.layer, position.n_layer // 8
+    return layer < eighth or layer >= 7 * position.n_layer // 8 or (layer - eighth) % 3 == 2
 
 
-def _first(part: int) -> Callable[[LayerPosition], bool]:
-    return lambda place: place.layer < place.n_layer // part
+def _in_first(fraction: int) -> Callable[[LayerPosition], bool]:
+    """A condition for the first 1 / `fraction` of the layers."""
+    return lambda position: position.layer < position.n_layer // fraction
 
 
-def _shared_heads(place: LayerPosition) -> bool:
-    return place.n_gqa >= 4
+def _shared_heads(position: LayerPosition) -> bool:
+    return position.n_gqa >= 4
 
 
 @dataclass(frozen=True)
 class QuantPreset:
-    """The type `base`, unless a rule for the tensor's kind applies; the first that does counts."""
+    """A preset: a tensor gets the type of the first rule of its kind that applies, else `base`."""
 
     base: str
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
@@ -69,13 +70,13 @@ PRESETS = {
     "Q4_K_S": QuantPreset(
         "Q4_K",
         {
-            "attn_v": ((lambda place: place.layer < 4, "Q5_K"),),
-            "ffn_down": ((_first(8), "Q5_K"),),
+            "attn_v": ((lambda position: position.layer < 4, "Q5_K"),),
+            "ffn_down": ((_in_first(8), "Q5_K"),),
         },
     ),
     "Q4_0": QuantPreset("Q4_0"),
     "IQ4_XS": QuantPreset(
-        "IQ4_XS", {"attn_v": ((_shared_heads, "Q5_K"),), "ffn_down": ((_first(8), "Q5_K"),)}
+        "IQ4_XS", {"attn_v": ((_shared_heads, "Q5_K"),), "ffn_down": ((_in_first(8), "Q5_K"),)}
     ),
     "Q3_K_L": QuantPreset(
         "Q3_K", dict.fromkeys(("attn_v", "attn_output", "ffn_down"), ((_always, "Q5_K"),))
@@ -83,9 +84,9 @@ PRESETS = {
     "Q3_K_M": QuantPreset(
         "Q3_K",
         {
-            "attn_v": ((lambda place: place.layer < 2, "Q5_K"), (_always, "Q4_K")),
+            "attn_v": ((lambda position: position.layer < 2, "Q5_K"), (_always, "Q4_K")),
             "attn_output": ((_always, "Q4_K"),),
-            "ffn_down": ((_first(16), "Q5_K"), (_always, "Q4_K")),
+            "ffn_down": ((_in_first(16), "Q5_K"), (_always, "Q4_K")),
         },
     ),
     "Q3_K_S": QuantPreset("Q3_K"),
@@ -98,7 +99,7 @@ PRESETS = {
         },
     ),
 }
-# Types for rows that are no multiple of 256 numbers: their blocks have 32.
+# Types with blocks of 32 numbers, for rows that are no multiple of 256 numbers.
 FALLBACKS = {
     "IQ4_XS": "IQ4_NL",
     "Q2_K": "Q4_0",
@@ -107,10 +108,10 @@ FALLBACKS = {
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
 }
-# Fused and compressed values are treated as values.
 TENSOR_KIND = re.compile(
     r"blk\.(\d+)\.(attn_v|attn_qkv|attn_kv_b|attn_k|attn_output|ffn_down)\w*\.weight"
 )
+# Fused QKV matrices and compressed keys and values follow the rules of attn_v.
 VALUE_TENSORS = ("attn_v", "attn_qkv", "attn_kv_b")
 UNQUANTIZED_TENSORS = re.compile(
     r"_norm\.weight$|ffn_gate_inp|ssm_conv1d|shortconv|altup|laurel|^position_embd"
@@ -118,9 +119,9 @@ UNQUANTIZED_TENSORS = re.compile(
 
 
 def as_preset(file: GGUFFile, name: str) -> GGUFFile:
-    """Return the header as if the file had been quantized to a preset, such as "Q4_K_M".
+    """The header that the file would have if quantized to a preset such as "Q4_K_M".
 
-    Offsets are those of a real file. Raises ReellamaError for a name not in PRESETS.
+    Raises ReellamaError for a name not in PRESETS.
     """
     if name.upper() not in PRESETS:
         raise ReellamaError(f"no estimate for the type {name}; there is {', '.join(PRESETS)}")
@@ -155,16 +156,16 @@ def _type_of(file: GGUFFile, tensor: Tensor, preset: QuantPreset) -> str:
 
 
 def _type_by_rules(file: GGUFFile, layer: int, kind: str, preset: QuantPreset) -> str:
-    """The type of a matrix by the rules of its kind."""
+    """The type that a preset gives a matrix of a kind, such as "ffn_down"."""
     if file.metadata.get(f"{file.architecture}.expert_count") == 8:
-        # In models of eight experts attention is small, and gets a larger type.
+        # Attention is a small part of models with eight experts, and gets more bits.
         if kind in (*VALUE_TENSORS, "attn_k"):
             return "Q8_0"
         if kind == "attn_output" and preset.base in ("Q2_K", "Q3_K", "Q4_K", "IQ4_XS"):
             return "Q5_K"
-    place = LayerPosition(layer, file.n_layer, _query_heads_per_kv_head(file))
-    for holds, type_ in preset.rules.get("attn_v" if kind in VALUE_TENSORS else kind, ()):
-        if holds(place):
+    position = LayerPosition(layer, file.n_layer, _query_heads_per_kv_head(file))
+    for applies, type_ in preset.rules.get("attn_v" if kind in VALUE_TENSORS else kind, ()):
+        if applies(position):
             return type_
     return preset.base
 

@@ -10,20 +10,16 @@ from reellama.gguf_tools.format.tensor_types import NEWER, tensor_type
 
 @dataclass(frozen=True)
 class QuantType:
-    """A type of a whole model, which gives each tensor a type of its own.
-
-    `ftype` is its number in llama.cpp's enum llama_ftype, and `main_type` the type that most
-    tensors get, unless their rows are no multiple of its block.
-    """
+    """A type of a whole model, which is a mixture of tensor types."""
 
     name: str
-    ftype: int
-    main_type: str
-    use: str
+    ftype: int  # value in llama.cpp's enum llama_ftype
+    main_type: str  # type of most tensors, unless their rows are no multiple of its block
+    use: str  # for users, when to choose the type
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that a weight takes in most tensors; for a model as a whole see a dry run."""
+        """Bits of a weight in most tensors. A dry run shows the mean over a whole model."""
         block, block_bytes = GGML_QUANT_SIZES[TENSOR_TYPES[self.main_type]]
         return 8 * block_bytes / block
 
@@ -73,7 +69,7 @@ QUANT_TYPES = (
     QuantType("IQ1_S", 24, "IQ1_S", "hardly usable; needs an imatrix"),
     QuantType("Q1_0", 40, "Q1_0", "for models trained in the weights -1 and 1"),
 )
-# Copies every tensor unchanged, which joins the parts of a split model.
+# Copies all tensors unchanged, which joins the parts of a split model.
 COPY_TYPE = "COPY"
 # Short names, as llama.cpp defines them.
 ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
@@ -82,20 +78,20 @@ _by_name = {type_.name: type_ for type_ in QUANT_TYPES}
 
 
 def quant_type(name: str) -> QuantType | None:
-    """Return the type of this name in either case; None for COPY.
+    """The type of a name in either case; None for COPY.
 
-    Raises ReellamaError, with the names that exist, for any other.
+    Raises ReellamaError, with the names that exist, for an unknown name.
     """
-    wanted = name.strip().upper()
-    if wanted == COPY_TYPE:
+    key = name.strip().upper()
+    if key == COPY_TYPE:
         return None
-    if found := _by_name.get(ALIASES.get(wanted, wanted)):
-        return found
+    if type_ := _by_name.get(ALIASES.get(key, key)):
+        return type_
     raise ReellamaError(f"no such type: {name}; there are {', '.join([*_by_name, COPY_TYPE])}")
 
 
 def type_of_tensor(name: str) -> int:
-    """Return ggml's number of a tensor's type. Raises ReellamaError, with the names that exist."""
+    """ggml's number of a tensor type. Raises ReellamaError, with the names that exist."""
     try:
         return int(TENSOR_TYPES[name.strip().upper()])
     except KeyError:

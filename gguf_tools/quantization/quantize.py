@@ -1,11 +1,11 @@
-"""Quantize a GGUF into other types, with llama.cpp's own quantizer; an mmproj without it.
+"""Quantize a GGUF into other types, an LLM with llama.cpp's quantizer, an mmproj without it.
 
     from reellama.gguf_tools import quantize
 
     quantize("model-f16.gguf", ["Q4_K_M", "Q8_0"])
 
-Files are written atomically: to a hidden file in the same folder, renamed at the end. What only
-some jobs need (numpy, for imatrix files, adapters and mmproj files) is imported for those.
+Files are written atomically: to a hidden file in the same folder, renamed at the end. Modules that
+need numpy (for imatrix files, adapters and mmproj files) are imported only if used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from reellama.gguf_tools.format.split_files import check_named_as_split
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization.output_files import (
-    check_places,
+    check_output_paths,
     check_space,
     output_paths,
     parts,
@@ -44,29 +44,25 @@ from reellama.gguf_tools.quantization.quant_types import (
 from reellama.gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
 from reellama.gguf_tools.temporary_folders import temporary_folder
 
-# What is being done, tensors done, total tensors.
+# Current activity, tensors done, total tensors.
 QuantizeProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The result of quantizing a model, or of a dry run.
-
-    `n_bytes` is the size of the file; `bits_per_weight` counts the tensors' data alone. `notes` are
-    lines for people about deviations from the request. `seconds` is the time that llama.cpp took.
-    """
+    """The result of quantizing a model, or of a dry run."""
 
     path: Path
     type: str
-    n_bytes: int
-    bits_per_weight: float
-    notes: tuple[str, ...]
-    seconds: float
+    n_bytes: int  # of the file
+    bits_per_weight: float  # of the tensors' data alone
+    notes: tuple[str, ...]  # warnings for the user
+    seconds: float  # that the quantizer took
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked for beside the settings of llama.cpp's quantizer, as `quantize` takes it."""
+    """The arguments of `quantize` that are no settings of llama.cpp's quantizer."""
 
     source: Path
     targets: dict[str, QuantType | None]  # by name; None: a copy
@@ -99,21 +95,29 @@ def quantize(
     progress: QuantizeProgress | None = None,
     quantizer: QuantizerProcess | None = None,
 ) -> list[Quantized]:
-    """Quantize `source` into each of `types`; `quant_types` has their names.
+    """Quantize `source` into each of `types`.
 
-    Files go into the current folder, named after the source with the type in place of its own, or
-    to `output`: a file, or a folder that need not be there yet. `tensor_types` are pairs of a
-    regular expression and a type for the tensors whose names it is found in; `pure` gives all
-    tensors the same type; `output_type` and `embedding_type` are those of the output matrix and the
-    token embeddings, and `leave_output` keeps the former as it is. `metadata` are keys with their
-    values, set in the result, and `prune_layers` numbers of layers that are left out, such as
-    "3,5-7". `keep_split` writes a split model as as many files. `loras` are adapters with their
-    scales, merged in first. `n_threads` 0 means all processors. A dry run writes nothing. `force`
-    lets existing files be replaced. Of an mmproj, which becomes F32, F16, BF16 or Q8_0, none of the
-    settings of tensors can be chosen. `quantizer` is a process started before; it is ended.
+    An mmproj becomes F32, F16, BF16 or Q8_0, without further settings of tensors or metadata.
 
-    Raises ReellamaError, in one line and before anything is written, for a source, type, imatrix
-    or adapter that cannot be used, a file that exists, and a disk too full.
+    Args:
+        types: names in `quant_types.QUANT_TYPES`.
+        output: a file, or a folder, which is made if missing. None means the current folder, with
+            files named after the source and the type.
+        tensor_types: pairs of a regular expression and a type, for tensors with a matching name.
+        pure: give all tensors the same type.
+        output_type, embedding_type: types of the output matrix and of the token embeddings.
+        leave_output: keep the type of the output matrix.
+        metadata: keys with values to set in the result.
+        prune_layers: indices of layers to leave out, such as "3,5-7".
+        keep_split: write as many files as the source has.
+        loras: paths of adapters with scales, which are merged in first.
+        n_threads: 0 means all processors.
+        dry_run: plan only, and write nothing.
+        force: replace existing files.
+        quantizer: a process started before, which is ended.
+
+    Raises ReellamaError, before anything is written, for a source, type, imatrix or adapter that
+    cannot be used, for a file that exists, and for a disk without enough space.
     """
     path = find.resolve(source)
     if n_threads < 0:
@@ -136,7 +140,7 @@ def quantize(
     )
     if keep_split:
         _check_can_stay_split(path, loras)
-    with quantizer or QuantizerProcess() as quantizer:  # it starts while the header is read
+    with quantizer or QuantizerProcess() as quantizer:  # starts while the header is read
         return _quantize(quantizer, job, request)
 
 
@@ -148,32 +152,32 @@ def _check_can_stay_split(path: Path, loras: Sequence[object]) -> None:
 
 
 def _targets(types: Sequence[str]) -> dict[str, QuantType | None]:
-    """Types by their names. Raises ReellamaError for an unknown one, and for one given twice."""
-    wanted = [quant_type(name) for name in types]
-    targets = [type_.name if type_ else COPY_TYPE for type_ in wanted]
-    if not targets or len(set(targets)) < len(targets):
-        raise ReellamaError(f"give each type once, and at least one: {' '.join(targets) or 'none'}")
-    return dict(zip(targets, wanted, strict=True))
+    """Types by name. Raises ReellamaError for an unknown name, a repeated type, and no type."""
+    targets = [quant_type(name) for name in types]
+    names = [type_.name if type_ else COPY_TYPE for type_ in targets]
+    if not names or len(set(names)) < len(names):
+        raise ReellamaError(f"give each type once, and at least one: {' '.join(names) or 'none'}")
+    return dict(zip(names, targets, strict=True))
 
 
 def _quantize(quantizer: QuantizerProcess, job: QuantizeJob, request: _Request) -> list[Quantized]:
-    """Check the source and where the files go, and quantize it."""
+    """Check the source and the output files, and quantize."""
     file = _read_source(request.source)
     source_is_mmproj = is_mmproj(file.metadata)
     if source_is_mmproj:
         _check_mmproj_job(file.path, job, request.loras)
     if request.prune_layers:
         job = replace(job, prune_layers=parse_layers(request.prune_layers, file.n_layer))
-    n_merged = _check_adapters(file, request.loras)
+    merged_bytes = _check_adapters(file, request.loras)
     adapters = [Path(adapter).stem for adapter, _ in request.loras]
-    places = output_paths(file, [*request.targets], request.output, adapters)
+    outputs = output_paths(file, [*request.targets], request.output, adapters)
     if not request.dry_run:
         n_files = len(part_names(file.path.name)) if job.keep_split else 1
-        new_files = [part for place in places for part in parts(place, n_files)]
-        check_places(file.path, new_files, request.force)
+        new_files = [part for output in outputs for part in parts(output, n_files)]
+        check_output_paths(file.path, new_files, request.force)
     if source_is_mmproj:
-        return _quantize_mmproj(file, places, request)
-    return _quantize_llm(quantizer, file, job, places, n_merged, request)
+        return _quantize_mmproj(file, outputs, request)
+    return _quantize_llm(quantizer, file, job, outputs, merged_bytes, request)
 
 
 def _read_source(path: Path) -> GGUFFile:
@@ -186,10 +190,7 @@ def _read_source(path: Path) -> GGUFFile:
 
 
 def _check_adapters(file: GGUFFile, loras: Sequence[tuple[str | Path, float]]) -> int:
-    """Check that adapters can be merged, and return the bytes of the source with them, else 0.
-
-    Also before a dry run: merging itself comes after all other checks.
-    """
+    """Check that adapters can be merged; returns the bytes of the merged file, 0 without any."""
     if not loras:
         return 0
     from reellama.gguf_tools.quantization.lora_merge import merged_size, open_adapters
@@ -202,8 +203,8 @@ def _quantize_llm(
     quantizer: QuantizerProcess,
     file: GGUFFile,
     job: QuantizeJob,
-    places: Sequence[Path],
-    n_merged: int,
+    outputs: Sequence[Path],
+    merged_bytes: int,
     request: _Request,
 ) -> list[Quantized]:
     matrix = None
@@ -214,22 +215,25 @@ def _quantize_llm(
     jobs = [_job_of_type(job, type_) for type_ in request.targets.values()]
     entries = raw_entries(file.path)
     plans = [
-        plan_quantization(quantizer, each, name, entries, matrix)
-        for each, name in zip(jobs, request.targets, strict=True)
+        plan_quantization(quantizer, job, name, entries, matrix)
+        for job, name in zip(jobs, request.targets, strict=True)
     ]
     if request.dry_run:
-        return [_result(*each, 0.0) for each in zip(places, request.targets, plans, strict=True)]
-    check_space(places[0].parent, plans, n_merged)
-    with _merged(file, request.loras, places[0].parent, request.progress) as merged:
-        jobs = [replace(each, source=str(merged.absolute())) for each in jobs]
         return [
-            _write(quantizer, *each, request.progress)
-            for each in zip(jobs, places, request.targets, plans, strict=True)
+            _result(output, name, plan, 0.0)
+            for output, name, plan in zip(outputs, request.targets, plans, strict=True)
+        ]
+    check_space(outputs[0].parent, plans, merged_bytes)
+    with _merged(file, request.loras, outputs[0].parent, request.progress) as merged:
+        source = str(merged.absolute())
+        return [
+            _write(quantizer, replace(job, source=source), output, name, plan, request.progress)
+            for job, output, name, plan in zip(jobs, outputs, request.targets, plans, strict=True)
         ]
 
 
 def _lower(pattern: str) -> str:
-    """A pattern in lower case, as all names of tensors are, but for classes such as `\\D`."""
+    """A pattern in lower case, as names of tensors are, except for classes such as `\\D`."""
     return re.sub(r"\\.|[A-Z]+", lambda m: m[0] if m[0][0] == "\\" else m[0].lower(), pattern)
 
 
@@ -243,26 +247,26 @@ def _check_mmproj_job(path: Path, job: QuantizeJob, loras: Sequence[object]) -> 
         )
 
 
-def _quantize_mmproj(file: GGUFFile, places: Sequence[Path], request: _Request) -> list[Quantized]:
+def _quantize_mmproj(file: GGUFFile, outputs: Sequence[Path], request: _Request) -> list[Quantized]:
     from reellama.gguf_tools.quantization.mmproj_quantize import plan_mmproj, write_mmproj
 
     plans = [plan_mmproj(file, name) for name in request.targets]
     if not request.dry_run:
-        check_space(places[0].parent, plans, 0)
+        check_space(outputs[0].parent, plans, 0)
     results = []
-    for place, name, plan in zip(places, request.targets, plans, strict=True):
+    for output, name, plan in zip(outputs, request.targets, plans, strict=True):
         started = time.perf_counter()
         if not request.dry_run:
-            tell = partial(request.progress or _silent, f"quantizing {name}")
-            with replacing(place) as temporary:
-                write_mmproj(file, plan, name, temporary, tell)
+            progress = partial(request.progress or _no_progress, f"quantizing {name}")
+            with replacing(output) as temporary:
+                write_mmproj(file, plan, name, temporary, progress)
         seconds = 0.0 if request.dry_run else time.perf_counter() - started
-        results.append(_result(place, name, plan, seconds))
+        results.append(_result(output, name, plan, seconds))
     return results
 
 
-def _silent(_doing: str, _done: int, _total: int) -> None:
-    """Progress that nobody asked for."""
+def _no_progress(_activity: str, _done: int, _total: int) -> None:
+    """A QuantizeProgress that reports nothing."""
 
 
 def _job_of_type(job: QuantizeJob, type_: QuantType | None) -> QuantizeJob:
@@ -276,49 +280,50 @@ def _merged(
     folder: Path,
     progress: QuantizeProgress | None,
 ) -> Iterator[Path]:
-    """The file to quantize: the source, or a temporary one with the adapters in it."""
+    """A context with the file to quantize: the source, or a temporary one with merged adapters."""
     if not loras:
         yield file.path
         return
     from reellama.gguf_tools.quantization.lora_merge import merge_lora
 
-    tell = None if progress is None else partial(progress, "merging LoRA")
+    merging = None if progress is None else partial(progress, "merging LoRA")
     with temporary_folder(folder, ".merged-") as temporary:
-        yield merge_lora(file.path, loras, temporary / "merged.gguf", progress=tell)
+        yield merge_lora(file.path, loras, temporary / "merged.gguf", progress=merging)
 
 
 def _write(
     quantizer: QuantizerProcess,
     job: QuantizeJob,
-    place: Path,
+    output: Path,
     type_name: str,
-    planned: QuantPlan,
+    plan: QuantPlan,
     progress: QuantizeProgress | None,
 ) -> Quantized:
-    listener = QuantizerLog()
-    doing = f"quantizing {type_name}"
+    """Quantize into one type."""
+    log = QuantizerLog()
+    activity = f"quantizing {type_name}"
 
-    def listen(level: int, text: str) -> None:
-        before = listener.done
-        listener.feed(level, text)
-        if progress is not None and listener.done > before:
-            progress(doing, listener.done - 1, listener.total)
+    def on_log(level: int, text: str) -> None:
+        before = log.started
+        log.feed(level, text)
+        if progress is not None and log.started > before:
+            progress(activity, log.started - 1, log.total)
 
     n_files = len(part_names(Path(job.source).name)) if job.keep_split else 1
-    with replacing_parts(place, n_files) if n_files > 1 else replacing(place) as temporary:
+    with replacing_parts(output, n_files) if n_files > 1 else replacing(output) as temporary:
         started = time.perf_counter()
-        if not quantizer.run(replace(job, output=str(temporary.absolute())), listen):
-            raise listener.failure(job, type_name)
+        if not quantizer.run(replace(job, output=str(temporary.absolute())), on_log):
+            raise log.failure(job, type_name)
         seconds = time.perf_counter() - started
         if progress is not None:
-            progress(doing, listener.total, listener.total)
-        for made in parts(temporary, n_files):
-            read_gguf(made)  # raises if it is damaged
-    written = parts(place, n_files)
-    result = _result(written[0], type_name, planned, seconds)
+            progress(activity, log.total, log.total)
+        for part in parts(temporary, n_files):
+            read_gguf(part)  # raises if damaged
+    written = parts(output, n_files)
+    result = _result(written[0], type_name, plan, seconds)
     return replace(result, n_bytes=sum(path.stat().st_size for path in written))
 
 
-def _result(place: Path, type_name: str, planned: QuantPlan, seconds: float) -> Quantized:
-    bits = 8 * planned.tensor_bytes / planned.n_elements
-    return Quantized(place, type_name, planned.n_bytes, bits, planned.notes, seconds)
+def _result(path: Path, type_name: str, plan: QuantPlan, seconds: float) -> Quantized:
+    bits = 8 * plan.tensor_bytes / plan.n_elements
+    return Quantized(path, type_name, plan.n_bytes, bits, plan.notes, seconds)

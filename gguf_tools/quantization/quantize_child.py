@@ -2,10 +2,10 @@
 
     python -m reellama.gguf_tools.quantization.quantize_child
 
-`llama_model_quantize` blocks in C until it is done, cannot be asked to stop, and ends the process
-where an assertion of its fails. A child can be stopped at any moment, and only it dies. Jobs go to
-its stdin, and the log of llama.cpp comes from its stdout, as lines of JSON. When stdin is closed,
-as when the parent is killed, the child removes its partial file and ends.
+`llama_model_quantize` cannot be interrupted, and aborts the process if one of its assertions fails.
+A child process can be killed at any moment, and an abort ends only the child. Jobs go to the
+child's stdin, and llama.cpp's log comes from its stdout, as lines of JSON. When stdin is closed, as
+when the parent is killed, the child removes its partial file and ends.
 """
 
 from __future__ import annotations
@@ -36,30 +36,27 @@ if TYPE_CHECKING:
 COMMAND = (sys.executable, "-m", "reellama.gguf_tools.quantization.quantize_child")
 MAX_STRING = 127  # bytes of a string in a llama_model_kv_override
 
-LogCallback = Callable[[int, str], None]  # gets the level and the text of what llama.cpp logs
+LogCallback = Callable[[int, str], None]  # level and text of llama.cpp's log
 
 
 @dataclass(frozen=True)
 class QuantizeJob:
-    """One call of `llama_model_quantize`. Types are given by ggml's and llama.cpp's numbers.
-
-    Paths are absolute. `overrides` are pairs of a regular expression that a tensor's name is
-    searched for and a type; the first that is found counts. `metadata` are keys that are set.
-    """
+    """The arguments of a call of `llama_model_quantize`. Paths are absolute."""
 
     source: str
     output: str
-    ftype: int
+    ftype: int  # of llama.cpp's enum llama_ftype
     only_copy: bool = False
     dry_run: bool = False
     pure: bool = False
-    output_type: int | None = None
+    output_type: int | None = None  # this and the other tensor types: of ggml's enum ggml_type
     embedding_type: int | None = None
+    # Regular expressions with types; the first that matches a tensor's name counts.
     overrides: tuple[tuple[str, int], ...] = ()
     quantize_output: bool = True
-    metadata: tuple[tuple[str, int | float | bool | str], ...] = ()
+    metadata: tuple[tuple[str, int | float | bool | str], ...] = ()  # keys to set
     prune_layers: tuple[int, ...] = ()
-    keep_split: bool = False  # as many files as the source; `output` is what their names begin with
+    keep_split: bool = False  # as many files as the source; `output` is their common prefix
     imatrix: str | None = None
     n_threads: int = 0  # 0: one for each processor
 
@@ -82,11 +79,11 @@ class QuantizerProcess(Closeable):
 
     @property
     def pid(self) -> int:
-        """The child's number."""
+        """The child's process id."""
         return self._child.pid
 
-    def run(self, job: QuantizeJob, listen: LogCallback) -> bool:
-        """Run a job; returns whether it succeeded. Raises ReellamaError when the child died."""
+    def run(self, job: QuantizeJob, on_log: LogCallback) -> bool:
+        """Run a job; returns whether it succeeded. Raises ReellamaError if the child died."""
         assert self._child.stdin is not None and self._child.stdout is not None
         try:
             self._child.stdin.write(json.dumps(asdict(job)) + "\n")
@@ -99,7 +96,7 @@ class QuantizerProcess(Closeable):
                 return bool(message["done"])
             if "error" in message:
                 raise ReellamaError(message["error"])
-            listen(message["level"], message["text"])
+            on_log(message["level"], message["text"])
         raise self._death()
 
     def _death(self) -> ReellamaError:
@@ -107,11 +104,11 @@ class QuantizerProcess(Closeable):
         self._stderr.seek(0)
         lines = self._stderr.read().decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it gave no reason")
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
-        return ReellamaError(f"llama.cpp's quantizer ended with {how}: {last}")
+        exit_text = f"signal {-status}" if status < 0 else f"exit status {status}"
+        return ReellamaError(f"llama.cpp's quantizer ended with {exit_text}: {last}")
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """Kill the child."""
         self._child.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout, self._stderr):
@@ -132,7 +129,8 @@ def main() -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    import_lazily(["llama_cpp"])  # its functions alone: the rest takes longer than small models do
+    # Import the functions alone: the rest of llama_cpp takes longer than to quantize a small model.
+    import_lazily(["llama_cpp"])
     from llama_cpp import llama_cpp as llama
 
     @llama.llama_log_callback  # stays referenced: main does not return before the process ends
@@ -161,7 +159,7 @@ def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]
             fields[name] = tuple(map(tuple, fields[name]))
         fields["prune_layers"] = tuple(fields["prune_layers"])
         job = QuantizeJob(**fields)
-        unfinished.append(job)  # from here on its half file is this process's to remove
+        unfinished.append(job)  # from here on this process removes the job's partial file
         jobs.put(job)
     for job in unfinished:
         if not job.dry_run:
@@ -170,7 +168,7 @@ def _receive(jobs: queue.SimpleQueue[QuantizeJob], unfinished: list[QuantizeJob]
 
 
 def _remove_output(job: QuantizeJob) -> None:
-    """Remove what an unfinished job has written; of several files, the folder made for them too."""
+    """Remove the files of an unfinished job, and with `keep_split` their temporary folder too."""
     output = Path(job.output)
     if not job.keep_split:
         output.unlink(missing_ok=True)
@@ -197,7 +195,7 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
         parameters.prune_layers = (ctypes.c_int32 * (len(job.prune_layers) + 1))(
             *job.prune_layers, -1
         )
-    noted: dict[str, int | float | bool | str] = dict(job.metadata)
+    metadata: dict[str, int | float | bool | str] = dict(job.metadata)
     if job.output_type is not None:
         parameters.output_tensor_type = job.output_type
     if job.embedding_type is not None:
@@ -213,9 +211,9 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
         imatrix = read_imatrix(job.imatrix)
         weights = imatrix.weights()  # stays referenced until the call returns
         parameters.imatrix = _imatrix_data(llama, weights)
-        noted |= imatrix_metadata(imatrix, job.imatrix)
-    if noted:
-        parameters.kv_overrides = _overrides(llama, noted)
+        metadata |= imatrix_metadata(imatrix, job.imatrix)
+    if metadata:
+        parameters.kv_overrides = _kv_overrides(llama, metadata)
     return (
         llama.llama_model_quantize(
             os.fsencode(job.source), os.fsencode(job.output), ctypes.byref(parameters)
@@ -225,17 +223,17 @@ def _quantize(llama: Any, job: QuantizeJob) -> bool:
 
 
 def imatrix_metadata(imatrix: Imatrix, path: str) -> dict[str, int | str]:
-    """Return the metadata that llama.cpp's tool adds to a model quantized with an imatrix.
+    """The metadata that llama-quantize adds to a model quantized with an imatrix.
 
-    The path is left out of it: models are published, and paths are private.
+    Only the name of the file is kept, not its folder: models are published, and paths are private.
     """
-    noted: dict[str, int | str] = {"quantize.imatrix.file": _cut(Path(path).name)}
+    metadata: dict[str, int | str] = {"quantize.imatrix.file": _cut(Path(path).name)}
     if imatrix.datasets:
-        noted["quantize.imatrix.dataset"] = _cut(imatrix.datasets[0])
-    noted["quantize.imatrix.entries_count"] = len(imatrix.sums)
+        metadata["quantize.imatrix.dataset"] = _cut(imatrix.datasets[0])
+    metadata["quantize.imatrix.entries_count"] = len(imatrix.sums)
     if imatrix.chunk_count > 0:
-        noted["quantize.imatrix.chunks_count"] = imatrix.chunk_count
-    return noted
+        metadata["quantize.imatrix.chunks_count"] = imatrix.chunk_count
+    return metadata
 
 
 def _cut(text: str) -> str:
@@ -253,9 +251,9 @@ def _imatrix_data(llama: Any, weights: dict[str, Any]) -> Any:
     )
 
 
-def _overrides(llama: Any, noted: dict[str, int | float | bool | str]) -> Any:
-    array = (llama.llama_model_kv_override * (len(noted) + 1))()  # the last, empty, ends it
-    for override, (key, value) in zip(array, noted.items(), strict=False):
+def _kv_overrides(llama: Any, metadata: dict[str, int | float | bool | str]) -> Any:
+    array = (llama.llama_model_kv_override * (len(metadata) + 1))()  # the last, empty, ends it
+    for override, (key, value) in zip(array, metadata.items(), strict=False):
         override.key = key.encode()
         if isinstance(value, bool):
             override.tag, override.value.val_bool = llama.LLAMA_KV_OVERRIDE_TYPE_BOOL, value

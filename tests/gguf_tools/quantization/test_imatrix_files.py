@@ -67,22 +67,22 @@ def test_a_run_that_was_stopped_is_gone_on_with(
     with pytest.raises(StoppedError):
         collect_from_text(tiny_llama, text, save=save, save_every=3, **options)
     assert [matrix.chunk_count for matrix in snapshots] == [4, 8]  # four are read side by side
-    begun = read_imatrix(tmp_path / "part.gguf")
+    earlier = read_imatrix(tmp_path / "part.gguf")
     read: list[float] = []
     found = collect_from_text(
-        tiny_llama, text, begun=begun, progress=lambda done, _: read.append(done), **options
+        tiny_llama, text, resume_from=earlier, progress=lambda done, _: read.append(done), **options
     )
     assert min(read) > 8
     assert_alike(found, whole)
-    assert collect_from_text(tiny_llama, text, begun=found, **options) is found
+    assert collect_from_text(tiny_llama, text, resume_from=found, **options) is found
 
 
 def test_what_was_collected_from_another_text_is_not_gone_on_with(
     tiny_llama: Path, text: Path, whole: Imatrix
 ) -> None:
-    for begun in (replace(whole, datasets=("other.txt",)), replace(whole, chunk_size=64)):
+    for other in (replace(whole, datasets=("other.txt",)), replace(whole, chunk_size=64)):
         with pytest.raises(ReellamaError, match="what is there was collected from"):
-            collect_from_text(tiny_llama, text, n_ctx=N_CTX, begun=begun)
+            collect_from_text(tiny_llama, text, n_ctx=N_CTX, resume_from=other)
 
 
 def test_the_command_saves_goes_on_and_joins(

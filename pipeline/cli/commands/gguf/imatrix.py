@@ -127,7 +127,7 @@ def command(
         matrix.write(output)
 
     if text is not None:
-        begun = read_imatrix(output) if resume and there else None
+        earlier = read_imatrix(output) if resume and there else None
         with _progress() as progress:
             own = collect_from_text(
                 path,
@@ -136,7 +136,7 @@ def command(
                 n_chunks=chunks,
                 n_threads=threads,
                 process_output=process_output,
-                begun=begun,
+                resume_from=earlier,
                 save=save,
                 save_every=save_every,
                 progress=progress,
