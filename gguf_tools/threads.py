@@ -1,4 +1,4 @@
-"""How many threads to compute with when nobody says."""
+"""The default number of threads."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """Physical cores, at most as many as this process may use.
+    """The number of physical cores, at most of those that this process may use.
 
-    `OMP_NUM_THREADS` is honoured as torch and numpy do it, so that one variable bounds them all.
+    `OMP_NUM_THREADS` is an upper bound, as in torch and numpy.
     """
     threads = min(psutil.cpu_count(logical=False) or 1, usable_cores())
     limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()

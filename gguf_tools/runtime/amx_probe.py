@@ -2,7 +2,8 @@
 
     python -m reellama.gguf_tools.runtime.amx_probe MODEL.gguf
 
-Exit status 0 when they give the same logits as plain buffers. It may crash: see `amx_guard`.
+The exit status is 0 if they give the same logits as plain buffers. The process may crash: see
+`amx_guard`.
 """
 
 import contextlib
@@ -12,12 +13,12 @@ import sys
 import llama_cpp.llama_cpp as llama
 import numpy as np
 
-N_TOKENS = 64  # AMX kernels take matrix products of a batch, not of one token
-MIN_SIMILARITY = 0.99  # cosine; rounding in another order leaves 0.999 and more
+N_TOKENS = 64  # AMX kernels are used for a batch, not for one token
+MIN_SIMILARITY = 0.99  # cosine; another order of rounding leaves 0.999 and more
 
 
 def last_logits(path: str, use_extra_bufts: bool) -> np.ndarray:
-    """Decode a batch of tokens and return the last one's logits: float32 `[n_vocab]`."""
+    """Decode a batch of tokens; returns the logits of the last, float32 `[n_vocab]`."""
     model_parameters = llama.llama_model_default_params()
     model_parameters.n_gpu_layers = 0
     model_parameters.use_extra_bufts = use_extra_bufts
@@ -28,7 +29,7 @@ def last_logits(path: str, use_extra_bufts: bool) -> np.ndarray:
     n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
     # Arbitrary tokens, spread over the vocabulary.
     tokens = (llama.llama_token * N_TOKENS)(*(i * 7919 % n_vocab for i in range(N_TOKENS)))
-    # The logits of the last token are kept.
+    # llama_batch_get_one asks for the logits of the last token.
     if llama.llama_decode(context, llama.llama_batch_get_one(tokens, N_TOKENS)) != 0:
         sys.exit(1)
     logits = np.ctypeslib.as_array(llama.llama_get_logits_ith(context, -1), (n_vocab,)).copy()
@@ -38,7 +39,7 @@ def last_logits(path: str, use_extra_bufts: bool) -> np.ndarray:
 
 
 def agree(logits: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether two vectors of logits are finite and the same but for rounding."""
+    """Whether logits, float32 `[n_vocab]`, are finite and equal `expected` but for rounding."""
     if not np.isfinite(logits).all():
         return False
     norms = float(np.linalg.norm(logits) * np.linalg.norm(expected))
@@ -46,7 +47,7 @@ def agree(logits: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def main() -> None:
-    """Exit with status 0 if the extra buffer types work, 1 if they give something else."""
+    """Exit with status 0 if the extra buffer types work, and 1 if their logits differ."""
     path = sys.argv[1]
     with contextlib.suppress(ImportError):  # Windows has no such limits
         import resource

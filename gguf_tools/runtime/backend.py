@@ -1,6 +1,6 @@
-"""Load models with llama.cpp: its log captured, guarded against the AMX crash, with clear errors.
+"""Load models with llama.cpp, with its log captured and a guard against the AMX crash.
 
-Every model of the project is loaded here, so that the guard always applies.
+All models of the project are loaded here, so that the guard always applies.
 """
 
 import ctypes
@@ -47,8 +47,8 @@ _log: deque[tuple[int, str]] = deque(maxlen=LOG_LINES)
 def _keep_log(level: int, text: bytes, _user_data: object) -> None:
     line = text.decode("utf-8", "replace")
     if level == LOG_CONTINUED and _log:
-        level, begun = _log.pop()
-        line = begun + line
+        level, beginning = _log.pop()
+        line = beginning + line
     if level != LOG_DEBUG:
         _log.append((level, line))
 
@@ -69,23 +69,23 @@ def init() -> None:
 
 
 def log_lines() -> list[str]:
-    """Return llama.cpp's last log lines (200 at most), oldest first."""
+    """llama.cpp's last LOG_LINES log lines, oldest first."""
     return [text.rstrip("\n") for _, text in _log]
 
 
 def last_errors() -> list[str]:
-    """Return those of the last log lines that report errors, oldest first."""
+    """The error messages among the last log lines, oldest first."""
     return [text.strip() for level, text in _log if level == LOG_ERROR]
 
 
 def last_error_line() -> str:
-    """Return llama.cpp's last error on one line, without the names of its functions."""
+    """llama.cpp's last error message on one line, without function names; "" if there is none."""
     line = " ".join(" ".join(last_errors()[-1:]).split())
     return re.sub(r"^(\w+: )+", "", line)
 
 
 def system_info() -> str:
-    """Return llama.cpp's line on its compiled features and those of this processor."""
+    """llama.cpp's line on the features of its build and of this processor."""
     init()
     return llama.llama_print_system_info().decode("utf-8", "replace").strip()
 
@@ -93,15 +93,15 @@ def system_info() -> str:
 def extra_bufts_safe() -> bool:
     """Whether llama.cpp's extra buffer types (weights repacked for AMX) can be used here.
 
-    Where AMX shows, a child process tries them once, which takes seconds; the answer is remembered
-    on disk. REELLAMA_EXTRA_BUFTS=on or =off answers in its place. Raises ReellamaError for any
-    other value of it.
+    If the processor and the build have AMX, a child process tries them once, which takes seconds,
+    and the answer is cached on disk. The environment variable REELLAMA_EXTRA_BUFTS, "on" or "off",
+    overrides it. Raises ReellamaError for any other value of that variable.
     """
     return amx_decision().safe
 
 
 def amx_decision() -> amx_guard.AmxDecision:
-    """Return the answer that `extra_bufts_safe` gives together with its reason."""
+    """The answer of `extra_bufts_safe`, with its reason."""
     return amx_guard.decide_extra_bufts(system_info())
 
 
@@ -112,13 +112,13 @@ def supports_gpu_offload() -> bool:
 
 
 def devices() -> list[Device]:
-    """Return the GPUs that llama.cpp sees, with their free and total memory in bytes."""
+    """The GPUs that llama.cpp can use."""
     init()
-    found = []
+    gpus = []
     for index in range(ggml_function("ggml_backend_dev_count", ctypes.c_size_t)()):
         device = ggml_function("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)(index)
-        kind = ggml_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(device)
-        if kind not in (DEVICE_GPU, DEVICE_INTEGRATED_GPU):
+        type_ = ggml_function("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(device)
+        if type_ not in (DEVICE_GPU, DEVICE_INTEGRATED_GPU):
             continue
         name, description = (
             ggml_function(function, ctypes.c_char_p, ctypes.c_void_p)(device).decode(
@@ -130,23 +130,28 @@ def devices() -> list[Device]:
         size_p = ctypes.POINTER(ctypes.c_size_t)
         memory = ggml_function("ggml_backend_dev_memory", None, ctypes.c_void_p, size_p, size_p)
         memory(device, ctypes.byref(free), ctypes.byref(total))
-        found.append(Device(name, description, free.value, total.value))
-    return found
+        gpus.append(Device(name, description, free.value, total.value))
+    return gpus
 
 
 class Model(Closeable):
-    """A loaded llama.cpp model. Close it when done, or use it in a `with` block."""
+    """A loaded llama.cpp model. Close it after use, or use it in a `with` block.
+
+    Attributes:
+        file: the header of the GGUF.
+        n_gpu_layers: offloaded layers, the output layer counted as one; -1 means all.
+    """
 
     def __init__(self, pointer: int, file: GGUFFile, n_gpu_layers: int) -> None:
-        self.file = file  # its header
-        self.n_gpu_layers = n_gpu_layers  # offloaded, the output layer counted as one; -1: all
+        self.file = file
+        self.n_gpu_layers = n_gpu_layers
         self._pointer = pointer
-        # Frees also when the interpreter exits, while everything that freeing needs still stands.
+        # A finalizer also runs at exit, before the interpreter tears down what freeing needs.
         self._free = weakref.finalize(self, llama.llama_model_free, pointer)
 
     @property
     def ptr(self) -> Any:
-        """The `llama_model *`. Raises ReellamaError when the model was closed."""
+        """The `llama_model *`. Raises ReellamaError if the model was closed."""
         if not self._free.alive:
             raise ReellamaError(f"the model {self.path} was closed")
         return self._pointer
@@ -158,27 +163,27 @@ class Model(Closeable):
 
     @property
     def path(self) -> Path:
-        """The GGUF file that it was loaded from."""
+        """The GGUF file that the model was loaded from."""
         return self.file.path
 
     @property
     def on_gpu(self) -> float:
-        """What share of the weights lies on GPUs, 0 to 1."""
+        """The share of the weights on GPUs, 0 to 1."""
         return gpu_share(self.file, self.n_gpu_layers) if devices() else 0.0
 
     @property
     def n_embd(self) -> int:
-        """Width of a soft token, as llama.cpp wants it in a batch of embeddings."""
+        """Width of a soft token, which is a row of a batch of embeddings."""
         return int(llama.llama_model_n_embd_inp(self.ptr))
 
     @property
     def n_layer(self) -> int:
-        """How many layers there are, the output layer not counted."""
+        """The number of layers, without the output layer."""
         return int(llama.llama_model_n_layer(self.ptr))
 
     @property
     def continues_text(self) -> bool:
-        """Whether it predicts the next token. Encoders such as BERT see a text as a whole."""
+        """Whether the model predicts the next token. Encoders such as BERT do not."""
         causal = self.file.metadata.get(f"{self.file.architecture}.attention.causal", True)
         decodes = llama.llama_model_has_decoder(self.ptr)
         return bool(causal and decodes and not llama.llama_model_has_encoder(self.ptr))
@@ -200,12 +205,16 @@ def load_model(
 ) -> Model:
     """Load a GGUF file with llama.cpp.
 
-    `n_gpu_layers` counts the output layer as one; "all" or any negative number offloads everything,
-    and "auto" as many as fit into the memory that is free on the GPUs next to a KV cache of `n_ctx`
-    positions. `vocab_only` loads the vocabulary alone, for tokenizing; without `weights` the model
-    has its vocabulary and sizes, and cannot compute. `placement` says where tensors lie, whatever
-    their layer (`tensor_placement`). Raises GGUFError, in one line, when the file is missing, cut
-    off, damaged, not GGUF, not known to llama.cpp, or memory runs out.
+    Args:
+        n_gpu_layers: layers to offload, the output layer counted as one. "all" or a negative number
+            means all, and "auto" as many as fit into the free memory of the GPUs.
+        vocab_only: load only the vocabulary, for tokenizing.
+        weights: False loads only the vocabulary and the sizes; such a model cannot compute.
+        n_ctx: positions of the KV cache for which "auto" leaves room.
+        placement: devices of single tensors, whatever their layer (see `tensor_placement`).
+
+    Raises GGUFError for a file that is missing, truncated, damaged, no GGUF or unsupported by
+    llama.cpp, and if memory runs out.
     """
     file = read_model(path)
     check_loadable(file)
@@ -215,16 +224,16 @@ def load_model(
     parameters.n_gpu_layers = _layers_to_offload(file, n_gpu_layers, n_ctx)
     parameters.vocab_only = vocab_only
     parameters.no_alloc = not weights
-    mapped = use_mmap and weights  # llama.cpp aborts when it shall map what it shall not load
+    mapped = use_mmap and weights  # llama.cpp aborts if both mmap and no_alloc are set
     parameters.load_mode = llama.LLAMA_LOAD_MODE_MMAP if mapped else llama.LLAMA_LOAD_MODE_NONE
     parameters.use_extra_bufts = weights and not vocab_only and extra_bufts_safe()
-    placed = overrides(placement)  # stays referenced until the model is loaded
+    buft_overrides = overrides(placement)  # stays referenced until the model is loaded
     if placement:
-        parameters.tensor_buft_overrides = ctypes.addressof(placed)
+        parameters.tensor_buft_overrides = ctypes.addressof(buft_overrides)
     _log.clear()
     pointer = llama.llama_model_load_from_file(os.fsencode(file.path), parameters)
     if not pointer:
-        raise GGUFError(_why_not_loaded(file))
+        raise GGUFError(_load_error(file))
     return Model(pointer, file, parameters.n_gpu_layers)
 
 
@@ -239,13 +248,13 @@ def _layers_to_offload(file: GGUFFile, n_gpu_layers: GpuLayers, n_ctx: int) -> i
     return max(n_gpu_layers, -1)
 
 
-def _why_not_loaded(file: GGUFFile) -> str:
+def _load_error(file: GGUFFile) -> str:
     errors = last_errors()
     if any(map(OUT_OF_MEMORY.search, errors)):
         return (
             f"not enough memory to load {file.path} ({file.size / 1e9:.2f} GB); "
             "close other programs, or take a smaller or more strongly quantized model"
         )
-    # The first error has the cause; later ones only say that loading failed.
+    # The first error has the cause; later errors only repeat that loading failed.
     reason = errors[0].partition(": ")[2] or errors[0] if errors else "it gave no reason"
     return f"llama.cpp cannot load {file.path}: {' '.join(reason.split())}"

@@ -28,8 +28,8 @@ from reellama.gguf_tools.runtime.lora import apply_adapters
 
 def as_pointer(array: np.ndarray) -> Any:
     """A ctypes pointer to an array's first number; the array must outlive it."""
-    kind = np.ctypeslib.as_ctypes_type(array.dtype)
-    return array.ctypes.data_as(ctypes.POINTER(kind))
+    c_type = np.ctypeslib.as_ctypes_type(array.dtype)
+    return array.ctypes.data_as(ctypes.POINTER(c_type))
 
 
 @dataclass(frozen=True)
@@ -37,42 +37,42 @@ class BatchSpan:
     """Consecutive positions of one sequence, a part of a batch."""
 
     inputs: np.ndarray  # token ids int32 [n], or embeddings float32 [n, n_embd]
-    start: int  # position of the first
+    start: int  # position of the first input
     sequence: int
-    first_output: int  # logits are computed from this one on, counted within the span
-    # For embeddings in a model with M-RoPE: how far each lies from `start` in time, down and to
-    # the right, int32 [3, n]. None: one position after another, as text.
+    first_output: int  # index within the span from which logits are computed
+    # For embeddings in a model with M-RoPE, int32 [3, n]: offsets from `start` in time, height and
+    # width. None means consecutive positions, as of text.
     offsets: np.ndarray | None = None
-    n_sequences: int = 1  # how many sequences have these positions, from `sequence` on
+    n_sequences: int = 1  # the inputs belong to this many sequences, from `sequence` on
 
 
 class SingleTokenBatch:
-    """A batch of one token of one sequence, whose memory is used again and again."""
+    """A reusable batch of one token of one sequence."""
 
     def __init__(self) -> None:
         self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
-        self._wanted = np.ones(1, np.int8)
+        self._outputs = np.ones(1, np.int8)
         self._batch = llama.llama_batch(
             n_tokens=1,
             token=as_pointer(self._token),
             pos=as_pointer(self._position),
-            logits=as_pointer(self._wanted),
+            logits=as_pointer(self._outputs),
         )
 
     def fill(self, token: int, position: int) -> Any:
-        """Return the `llama_batch` of this token. It holds until the next call."""
+        """The `llama_batch` of this token, valid until the next call."""
         self._token[0], self._position[0] = token, position
         return self._batch
 
 
 class TokenPerSequenceBatch:
-    """A batch of one token in each of up to `n` sequences, whose memory is used again and again."""
+    """A reusable batch of one token in each of up to `n` sequences."""
 
     def __init__(self, n: int) -> None:
         self._tokens, self._positions = np.zeros(n, np.int32), np.zeros(n, np.int32)
         self._sequences, self._ones = np.zeros(n, np.int32), np.ones(n, np.int32)
-        self._wanted = np.ones(n, np.int8)
-        # Each position has a list of its sequences: here of one.
+        self._outputs = np.ones(n, np.int8)
+        # llama.cpp takes a list of sequences for each position: here of one.
         self._lists = (self._sequences.ctypes.data + 4 * np.arange(n)).astype(np.uintp)
         lists = ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
         self._batch = llama.llama_batch(
@@ -80,28 +80,32 @@ class TokenPerSequenceBatch:
             pos=as_pointer(self._positions),
             n_seq_id=as_pointer(self._ones),
             seq_id=ctypes.cast(self._lists.ctypes.data, lists),
-            logits=as_pointer(self._wanted),
+            logits=as_pointer(self._outputs),
         )
 
     def fill(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> Any:
-        """Return the `llama_batch` of these tokens. It holds until the next call."""
+        """The `llama_batch` of these tokens, valid until the next call."""
         n = self._batch.n_tokens = len(tokens)
         self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, sequences
         return self._batch
 
 
 class Context(Closeable):
-    """Owns a llama_context of `n_seq` sequences of `n_ctx` positions each.
+    """A llama_context: KV cache, decoding, and logits. Close it, or use it in a `with` block.
 
-    With `unified` they share `n_ctx` positions, of which several may have the same one. `n_ctx` 0
-    takes as many as the model was trained with. At most `n_outputs` positions of a batch have
-    logits. `swa_full` keeps positions outside the attention window, for a context that is rewound.
-    `may_encode` lets a model be an encoder, all of whose positions are outputs and whose batches
-    fit a micro-batch. `on_node` is a `ggml_backend_sched_eval_callback`, called around every node
-    of the graph. Close it, or use it in a `with` block. Raises ReellamaError for settings that this
-    model or machine does not take.
+    Args:
+        n_ctx: positions of each sequence; 0 means as many as the model was trained with.
+        n_seq: the number of sequences.
+        n_outputs: the most positions of a batch that have logits.
+        swa_full: keep positions outside the attention window, for a context that is rewound.
+        may_encode: accept encoders, all of whose positions are outputs, and whose batches must fit
+            a micro-batch.
+        unified: all sequences share `n_ctx` cells of the KV cache, and may share positions.
+        on_node: a `ggml_backend_sched_eval_callback`, called around every node of the graph.
+
+    Raises ReellamaError for settings that the model or the machine does not support.
     """
 
     def __init__(
@@ -149,25 +153,27 @@ class Context(Closeable):
         self.has_mrope = rope in (llama.LLAMA_ROPE_TYPE_MROPE, llama.LLAMA_ROPE_TYPE_IMROPE)
         self._single_token = SingleTokenBatch()
         self._token_per_sequence = TokenPerSequenceBatch(n_seq)
-        self._rows: dict[int, np.ndarray] = {}  # of logits, by their addresses
+        self._rows: dict[int, np.ndarray] = {}  # views of rows of logits, by address
         self._follows_load = settings.n_threads is None
 
     @property
     def ptr(self) -> Any:
-        """The `llama_context *`. Raises ReellamaError when the context was closed."""
+        """The `llama_context *`. Raises ReellamaError if the context was closed."""
         if not self._free.alive:
             raise ReellamaError(f"the context of {self.model.path} was closed: make another one")
         return self._pointer
 
     @property
     def n_threads(self) -> int:
-        """How many threads compute at present."""
+        """The current number of threads."""
         return int(llama.llama_n_threads(self.ptr))
 
     @contextmanager
     def single_threaded(self) -> Iterator[None]:
-        """Compute with one thread in the block, whatever the load: beside work of this process that
-        takes the other cores, several threads would spin while they wait for each other."""
+        """Compute with one thread in the block, whatever the load.
+
+        If this process uses the other cores, several threads would spin waiting for each other.
+        """
         n_threads, follows_load = self.n_threads, self._follows_load
         self._follows_load = False
         llama.llama_set_n_threads(self.ptr, 1, 1)
@@ -178,23 +184,23 @@ class Context(Closeable):
             llama.llama_set_n_threads(self.ptr, n_threads, n_threads)
 
     def set_adapters(self, adapters: Sequence[tuple[Path, float]]) -> None:
-        """Apply GGUF LoRA adapters, each with its scale. The model owns and frees them."""
+        """Apply GGUF LoRA adapters, given as paths with scales. The model owns and frees them."""
         apply_adapters(self.ptr, self.model, adapters)
 
     def clear(self) -> None:
-        """Forget all positions."""
+        """Remove all positions from the KV cache."""
         llama.llama_memory_clear(llama.llama_get_memory(self.ptr), False)
 
     def state(self) -> np.ndarray:
-        """What the memory holds of sequence 0, as `load_state` takes it: uint8 `[bytes]`."""
-        found = np.empty(llama.llama_state_seq_get_size(self.ptr, 0), np.uint8)
-        n = llama.llama_state_seq_get_data(self.ptr, as_pointer(found), len(found), 0)
-        return found[:n]
+        """The KV cache of sequence 0 for `load_state`, uint8 `[n_bytes]`."""
+        state = np.empty(llama.llama_state_seq_get_size(self.ptr, 0), np.uint8)
+        n = llama.llama_state_seq_get_data(self.ptr, as_pointer(state), len(state), 0)
+        return state[:n]
 
     def load_state(self, state: np.ndarray) -> bool:
-        """Put `state` of another context of the same model and settings into sequence 0.
+        """Load the `state` of a context of the same model and settings into sequence 0.
 
-        Returns whether it could: after a failure the memory may hold some of it.
+        Returns whether that succeeded; after a failure the KV cache may hold a part of the state.
         """
         return bool(llama.llama_state_seq_set_data(self.ptr, as_pointer(state), len(state), 0))
 
@@ -207,13 +213,19 @@ class Context(Closeable):
         offsets: np.ndarray | None = None,
         causal: bool = True,
     ) -> None:
-        """Decode token ids int32 `[n]` or embeddings float32 `[n, n_embd]` from position `start`.
+        """Decode token ids or embeddings of sequence 0.
 
-        n is at most n_batch; `offsets` is as in BatchSpan, and without `causal` all inputs see each
-        other. Logits are computed for the positions of `inputs` from `first_output` on, by default
-        for the last; n asks for none. Raises KeyboardInterrupt when Ctrl-C came meanwhile, and
-        ReellamaError when llama.cpp fails; after either the KV cache may hold some of the
-        positions.
+        Args:
+            inputs: token ids int32 `[n]`, or embeddings float32 `[n, n_embd]`; n is at most
+                n_batch.
+            start: position of the first input.
+            first_output: index in `inputs` from which logits are computed, by default the last; n
+                means no logits.
+            offsets: as in BatchSpan.
+            causal: False lets all inputs attend to each other.
+
+        Raises KeyboardInterrupt after Ctrl-C, and ReellamaError if llama.cpp fails. After either
+        the KV cache may hold some of the positions.
         """
         n = len(inputs)
         first_output = n - 1 if first_output is None else first_output
@@ -222,19 +234,18 @@ class Context(Closeable):
     def decode_batch(self, spans: Sequence[BatchSpan], *, causal: bool = True) -> None:
         """Decode spans of several sequences at once, all of token ids or all of embeddings.
 
-        Together they have at most n_batch positions, or n_ubatch without `causal`: then all inputs
-        of a sequence see each other. Raises as `decode` does.
+        The spans have at most n_batch positions in all, or n_ubatch without `causal`, with which
+        all inputs of a sequence attend to each other. Raises as `decode` does.
         """
         lengths = [len(span.inputs) for span in spans]
         n, soft = sum(lengths), spans[0].inputs.ndim == 2
         # A single span, the usual and longest case, is not copied.
         inputs = spans[0].inputs if len(spans) == 1 else np.concatenate([s.inputs for s in spans])
         inputs = np.ascontiguousarray(inputs, np.float32 if soft else np.int32)
-        # Embeddings have a position in each of four directions where the model uses M-RoPE: text,
-        # and what stands in its place, the same in the first three and 0 in the last.
-        directions = 4 if self.has_mrope and soft else 1
-        positions = np.zeros((directions, n), np.int32)
-        positions[:3] = np.concatenate([self._positions(s)[:directions] for s in spans], axis=1)
+        # With M-RoPE an embedding has positions in time, height and width, and a fourth that is 0.
+        n_axes = 4 if self.has_mrope and soft else 1
+        positions = np.zeros((n_axes, n), np.int32)
+        positions[:3] = np.concatenate([self._positions(s)[:n_axes] for s in spans], axis=1)
         if not causal and n > self.n_ubatch:
             raise ReellamaError(
                 f"{n} soft tokens that see each other do not fit into a micro-batch of "
@@ -242,14 +253,14 @@ class Context(Closeable):
             )
         outputs = np.concatenate([np.arange(len(s.inputs)) >= s.first_output for s in spans])
         outputs = outputs.astype(np.int8)
-        # Each position has a list of its sequences: a pointer to the first of them among all.
-        numbers = np.array(
+        # llama.cpp takes a list of sequences for each position: a pointer into `sequences`.
+        sequences = np.array(
             [i for s in spans for i in range(s.sequence, s.sequence + s.n_sequences)]
         )
-        numbers = numbers.astype(np.int32)
+        sequences = sequences.astype(np.int32)
         n_sequences = np.repeat([s.n_sequences for s in spans], lengths).astype(np.int32)
         firsts = np.cumsum([0, *(s.n_sequences for s in spans[:-1])])
-        lists = (numbers.ctypes.data + 4 * np.repeat(firsts, lengths)).astype(np.uintp)
+        lists = (sequences.ctypes.data + 4 * np.repeat(firsts, lengths)).astype(np.uintp)
         batch = llama.llama_batch(
             n_tokens=n,
             pos=as_pointer(positions),
@@ -258,16 +269,16 @@ class Context(Closeable):
             logits=as_pointer(outputs),
         )
         setattr(batch, "embd" if soft else "token", as_pointer(inputs))
-        watched = self._ctrl_c.watch_decode(self.ptr)
+        interruptible = n >= MIN_INTERRUPTIBLE_BATCH
         with (
-            watched if n >= MIN_INTERRUPTIBLE_BATCH else nullcontext(),
+            self._ctrl_c.watch_decode(self.ptr) if interruptible else nullcontext(),
             nullcontext() if causal else self._non_causal_attention(),
             self._computing(),
         ):
             self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
 
     def _positions(self, span: BatchSpan) -> np.ndarray:
-        """The positions of a span: `[3, n]` in a model with M-RoPE, else the same three times."""
+        """A span's positions in time, height and width, int32 `[3, n]`; all equal for text."""
         if span.offsets is None:
             return np.tile(span.start + np.arange(len(span.inputs)), (3, 1))
         if not self.has_mrope:
@@ -286,7 +297,7 @@ class Context(Closeable):
             llama.llama_set_causal_attn(self.ptr, True)
 
     def decode_token(self, token: int, position: int) -> None:
-        """Decode one token id and compute its logits: as `decode`, with less overhead."""
+        """Decode one token id with logits, as `decode` but with less overhead."""
         batch = self._single_token.fill(token, position)
         with self._computing():
             self._check(llama.llama_decode(self.ptr, batch), position)
@@ -294,14 +305,15 @@ class Context(Closeable):
     def decode_one_token_per_sequence(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
     ) -> None:
-        """Decode one token id of each of these sequences, with logits: with less overhead."""
+        """Decode one token id of each sequence with logits, as `decode_batch` but with less
+        overhead."""
         batch = self._token_per_sequence.fill(tokens, positions, sequences)
         with self._computing():
             self._check(llama.llama_decode(self.ptr, batch), positions[0])
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        """Compute with as many threads as the load leaves room for, unless a number was given."""
+        """Adapt the number of threads to the load, unless the settings fix it."""
         with short_computation() as n:
             if self._follows_load and n != self.n_threads:
                 llama.llama_set_n_threads(self.ptr, n, n)
@@ -319,24 +331,24 @@ class Context(Closeable):
         llama.llama_synchronize(self.ptr)
 
     def logits(self, n: int) -> np.ndarray:
-        """The `n` rows of logits of the last batch: float32 `[n, n_vocab]`.
+        """The `n` rows of logits of the last batch, float32 `[n, n_vocab]`.
 
-        A view of llama.cpp's buffer, which holds until the next `decode`.
+        The array is a view of llama.cpp's buffer, valid until the next `decode`.
         """
         return np.ctypeslib.as_array(llama.llama_get_logits(self.ptr), (n, self.n_vocab))
 
     def logits_at(self, index: int) -> np.ndarray:
-        """The logits of one position of the last batch, -1 for its last one: float32 `[n_vocab]`.
+        """The logits at an index of the last batch, -1 for its last: float32 `[n_vocab]`.
 
-        A view as with `logits`.
+        The array is a view, as with `logits`.
         """
-        row = llama.llama_get_logits_ith(self.ptr, index)
-        address = ctypes.addressof(row.contents)
-        if (found := self._rows.get(address)) is None:  # seldom, and making a view is slow
+        pointer = llama.llama_get_logits_ith(self.ptr, index)
+        address = ctypes.addressof(pointer.contents)
+        if (row := self._rows.get(address)) is None:  # views are cached, as making one is slow
             if len(self._rows) >= self.n_outputs:
                 self._rows.clear()
-            found = self._rows[address] = np.ctypeslib.as_array(row, (self.n_vocab,))
-        return found
+            row = self._rows[address] = np.ctypeslib.as_array(pointer, (self.n_vocab,))
+        return row
 
     def close(self) -> None:
         """Free the context."""
@@ -344,7 +356,7 @@ class Context(Closeable):
 
 
 def _init_context(model: backend.Model, parameters: Any, settings: ContextSettings) -> Any:
-    """Return a new `llama_context *`. Raises ReellamaError where llama.cpp refuses."""
+    """A new `llama_context *`. Raises ReellamaError if llama.cpp refuses to make one."""
     context = llama.llama_init_from_model(model.ptr, parameters)
     if not context:
         raise ReellamaError(

@@ -25,23 +25,23 @@ class ContextSettings:
 
     n_batch: int = 2048  # positions in a batch
     n_ubatch: int = 512  # positions in a micro-batch
-    # None: the physical cores that this process may use and that other programs leave free, looked
-    # at again while it computes.
+    # None means one for each physical core that other programs leave free, adapted while computing.
     n_threads: int | None = None
     type_k: str = "f16"
     type_v: str = "f16"
     flash_attn: str = "auto"
 
     def check(self) -> None:
-        """Raise ReellamaError for what llama.cpp does not take."""
+        """Raise ReellamaError for settings that llama.cpp does not support."""
         for name in ("n_batch", "n_ubatch", "n_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ReellamaError(f"{name} is {value}, but must be 1 or more")
-        for name, known in (("type_k", KV_TYPES), ("type_v", KV_TYPES), ("flash_attn", FLASH_ATTN)):
-            if getattr(self, name) not in known:
+        choices = {"type_k": KV_TYPES, "type_v": KV_TYPES, "flash_attn": FLASH_ATTN}
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
                 raise ReellamaError(
-                    f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                    f"{name} cannot be {getattr(self, name)!r}: choose one of {', '.join(values)}"
                 )
         if self.flash_attn == "off" and self.type_v not in UNQUANTIZED_KV_TYPES:
             raise ReellamaError(
@@ -52,9 +52,9 @@ class ContextSettings:
 def check_memory(
     model: backend.Model, n_ctx: int, type_k: str, type_v: str, *, swa_full: bool
 ) -> None:
-    """Refuse a KV cache that exceeds the free memory, which would end the process.
+    """Raise ReellamaError if the KV cache exceeds the free memory, as llama.cpp would abort.
 
-    Raises ReellamaError. `swa_full` says whether positions outside the attention window are kept.
+    swa_full: whether positions outside the attention window are kept.
     """
     layers = range(model.n_layer if model.n_gpu_layers == 0 else 0)
     n_ctx = n_ctx or model.file.n_ctx_train
@@ -72,7 +72,7 @@ def check_memory(
 def context_parameters(
     n_positions: int, settings: ContextSettings, n_seq: int, n_outputs: int
 ) -> Any:
-    """Return the `llama_context_params` of these settings."""
+    """The `llama_context_params` for these settings."""
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = n_positions
     parameters.n_seq_max = n_seq

@@ -1,11 +1,11 @@
-"""How many threads to compute with: as many as there are cores that other programs leave free.
+"""The number of threads to compute with: the cores that other programs leave free.
 
 Threads of one computation wait for each other after every operation of the graph, some hundred
-times a token. Where one shares its core with another program, all wait until that program has had
-its turn: two threads beside one busy process are several times slower than one thread
-(`python -m benchmarks.first_word` measures it). To wait without spinning takes from a quiet machine
-what the second thread gains. So the number follows the load, and computations of this process that
-last at the same time share the cores.
+times a token. If one of them shares its core with another program, all wait for that program's time
+slice: two threads beside one busy process are several times slower than one thread
+(`python -m benchmarks.first_word` measures this). Waiting without spinning costs an idle machine
+all that the second thread gains. So the number of threads follows the load, and concurrent
+computations of this process share the cores.
 """
 
 from __future__ import annotations
@@ -23,28 +23,24 @@ import psutil
 
 from reellama.gguf_tools.threads import default_threads
 
-# Seconds between two looks at the load. The system counts in hundredths: a core's use is then known
-# to some 4%.
+# Seconds between measurements of the load. The system counts processor time in hundredths of a
+# second, so a core's load is known to some 4%.
 PERIOD = 0.25
-# A core counts as free when others use no more than this share of it: then a second thread still
+# A core counts as free if other programs use at most this share of it: up to there a second thread
 # gains more than it loses.
 TOLERATED_LOAD = 0.25
-# Seconds that a long computation waits for short ones: longer than a decode that generates tokens.
+# Seconds that a long computation waits for short ones: longer than the decoding of a token.
 MAX_WAIT_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class CoreUse:
-    """What the clocks say at one moment, in seconds.
+    """Readings of the system's clocks at one moment, in seconds."""
 
-    now: of a clock that never goes back. idle: how long the cores that this process may use had
-    nothing to do, in all. own: processor time of this process. n_cores: the number of these cores.
-    """
-
-    now: float
-    idle: float
-    own: float
-    n_cores: int
+    now: float  # of a monotonic clock
+    idle: float  # total idle time of the cores that this process may use
+    own: float  # processor time of this process
+    n_cores: int  # cores that this process may use
 
     @classmethod
     def read(cls) -> CoreUse:
@@ -52,7 +48,7 @@ class CoreUse:
         cores = psutil.cpu_times(percpu=True)
         if hasattr(os, "sched_getaffinity"):
             usable = os.sched_getaffinity(0)
-            # Where some cores are switched off their numbers have gaps, and all are counted.
+            # If some cores are offline the numbers have gaps, and then all cores are counted.
             if max(usable) < len(cores):
                 cores = [cores[number] for number in usable]
         idle = sum(core.idle + getattr(core, "iowait", 0.0) for core in cores)
@@ -60,7 +56,7 @@ class CoreUse:
 
 
 def cores_left(before: CoreUse, after: CoreUse) -> float:
-    """How many cores were idle or used by this process in between, 0 to `n_cores`."""
+    """Cores that were idle or used by this process between two readings, 0 to `n_cores`."""
     seconds = after.now - before.now
     if seconds <= 0:
         return float(after.n_cores)
@@ -69,41 +65,41 @@ def cores_left(before: CoreUse, after: CoreUse) -> float:
 
 
 def threads_for(cores: float, max_threads: int) -> int:
-    """How many threads fit on the free cores: at least one, at most `max_threads`."""
+    """The number of threads for so many free cores: at least 1, at most `max_threads`."""
     return max(1, min(max_threads, math.floor(cores + TOLERATED_LOAD)))
 
 
 class FreeCores:
-    """The number of threads that the load leaves room for; it looks again every PERIOD seconds.
+    """The number of threads that the load leaves room for, measured again every PERIOD seconds.
 
     Threads of this process that compute at the same time share the cores.
     """
 
     def __init__(self) -> None:
-        self._before = CoreUse.read()
-        self._threads: int | None = None
-        self._looking = threading.Lock()
-        self._computing: Counter[int] = Counter()  # by thread, how deep
-        self._short: set[object] = set()  # short computations, whose threads stay until they end
+        self._last_use = CoreUse.read()
+        self._threads: int | None = None  # None until the load was measured
+        self._measuring = threading.Lock()
+        self._computing: Counter[int] = Counter()  # nested computations by thread
+        self._short: set[object] = set()  # short computations under way
         self._short_ended = threading.Condition()
 
     def threads(self) -> int:
-        """As many as can compute without waiting for another program, at most `default_threads`.
+        """The number of threads that other programs leave cores for, at most `default_threads`.
 
-        Before anything is known of the load, all of them.
+        It is `default_threads` until the load was measured.
         """
-        with self._looking:
-            if time.monotonic() - self._before.now >= PERIOD:
-                before, self._before = self._before, CoreUse.read()
-                self._threads = threads_for(cores_left(before, self._before), default_threads())
+        with self._measuring:
+            if time.monotonic() - self._last_use.now >= PERIOD:
+                before, self._last_use = self._last_use, CoreUse.read()
+                self._threads = threads_for(cores_left(before, self._last_use), default_threads())
         return default_threads() if self._threads is None else self._threads
 
     @contextmanager
     def long_computation(self) -> Iterator[None]:
-        """Mark a computation that lasts, such as encoding frames: short ones that begin meanwhile
-        get fewer threads.
+        """A context for a long computation, such as encoding frames.
 
-        Waits for the short ones that are under way, MAX_WAIT_SECONDS at most.
+        Short computations that begin within it get fewer threads. Those under way are waited for
+        first, MAX_WAIT_SECONDS at most.
         """
         with self._marked():
             with self._short_ended:
@@ -113,8 +109,7 @@ class FreeCores:
 
     @contextmanager
     def short_computation(self) -> Iterator[int]:
-        """Mark a computation that is over soon, such as decoding a batch, and yield how many
-        threads it shall use."""
+        """A context for a short computation, such as decoding a batch, with its thread count."""
         own = object()
         with self._marked():
             self._short.add(own)
@@ -139,23 +134,23 @@ class FreeCores:
                     del self._computing[thread]
 
 
-# Made when this module is imported, so that the load is known by the time that a model is loaded.
+# Made at import, so that the load is known by the time that a model is loaded.
 _free_cores = FreeCores()
 
 
 def free_threads() -> int:
-    """How many threads fit beside other programs now."""
+    """The number of threads that other programs leave cores for now."""
     return _free_cores.threads()
 
 
 def long_computation() -> AbstractContextManager[None]:
-    """Mark a computation of this process that lasts: see FreeCores.long_computation."""
+    """A context for a long computation of this process: see FreeCores.long_computation."""
     return _free_cores.long_computation()
 
 
 def short_computation() -> AbstractContextManager[int]:
-    """Mark a short computation of this process and yield how many threads it shall use.
+    """A context for a short computation of this process, with its thread count.
 
-    See FreeCores.short_computation; cheap enough for every token.
+    It is cheap enough for every token. See FreeCores.short_computation.
     """
     return _free_cores.short_computation()

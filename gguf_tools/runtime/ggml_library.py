@@ -10,7 +10,7 @@ from llama_cpp._ggml import libggml
 
 @cache
 def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
-    """Return a function by its name, with the ctypes of its result and its arguments."""
+    """The function of this name, given the ctypes of its result and arguments."""
     function = getattr(libggml, name)
     function.restype, function.argtypes = result, list(arguments)
     return function

@@ -16,7 +16,7 @@ from reellama.gguf_tools.runtime import backend
 def apply_adapters(
     context: Any, model: backend.Model, adapters: Sequence[tuple[Path, float]]
 ) -> None:
-    """Apply GGUF LoRA adapters, each with its scale, to a `llama_context *`.
+    """Apply GGUF LoRA adapters, given as paths with scales, to a `llama_context *`.
 
     The model owns and frees them. Raises ReellamaError for a file that is no adapter of the model.
     """

@@ -1,9 +1,9 @@
-r"""Where tensors lie, by patterns of their names: llama.cpp's `--override-tensor`.
+r"""Place tensors on devices by patterns of their names: llama.cpp's `--override-tensor`.
 
     [("blk\.[0-3]\.ffn_.*_exps", "CPU")]
 
-The first pattern, a regular expression, that is found in a tensor's name counts. Memory that is not
-named goes by the layers on the GPU.
+The first pattern, a regular expression, that matches in a tensor's name counts. Other tensors are
+placed with their layers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reellama.gguf_tools.runtime.ggml_library import ggml_function
 # Matches the tensors of a layer's experts: LLM_FFN_EXPS_REGEX of llama.cpp's common/common.h.
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 
-Placement = Sequence[tuple[str, str]]  # patterns and names of memory
+Placement = Sequence[tuple[str, str]]  # patterns and names of buffer types, such as "CPU"
 
 
 class _Override(ctypes.Structure):
@@ -29,19 +29,19 @@ class _Override(ctypes.Structure):
 
 
 def experts_on_cpu(n_layers: int) -> list[tuple[str, str]]:
-    """The placement that leaves the experts of the first `n_layers` layers to the processor."""
+    """The placement that keeps the experts of the first `n_layers` layers on the CPU."""
     return [(rf"blk\.{layer}{EXPERTS}", "CPU") for layer in range(n_layers)]
 
 
 def parse_placement(text: str) -> tuple[tuple[str, str], ...]:
-    r"""Pairs of PATTERN=MEMORY, with `;` between them, as llama-bench has them.
+    r"""Parse PATTERN=MEMORY pairs with `;` between them, as in llama-bench.
 
     >>> parse_placement(r"blk\.0\.=CPU;exps=CPU")
     (('blk\\.0\\.', 'CPU'), ('exps', 'CPU'))
 
-    Raises ReellamaError for other text, and for what is no regular expression.
+    Raises ReellamaError for other text, and for a pattern that is no regular expression.
     """
-    found = []
+    pairs = []
     for part in filter(None, text.split(";")):
         pattern, equals, memory = part.rpartition("=")
         try:
@@ -50,32 +50,32 @@ def parse_placement(text: str) -> tuple[tuple[str, str], ...]:
             raise ReellamaError(f"{pattern!r:.60} is no regular expression: {error}") from None
         if not (pattern and equals and memory):
             raise ReellamaError(f"{part!r:.60} is not PATTERN=MEMORY, such as exps=CPU")
-        found.append((pattern, memory))
-    return tuple(found)
+        pairs.append((pattern, memory))
+    return tuple(pairs)
 
 
 def overrides(placement: Placement) -> Any:
-    """The array that llama.cpp takes, which must stay referenced while it loads.
+    """The `tensor_buft_overrides` array, which must stay referenced while a model is loaded.
 
-    Raises ReellamaError for memory that llama.cpp does not have here.
+    Raises ReellamaError for memory that llama.cpp does not have on this machine.
     """
-    known = _memories()
+    memories = _memories()
     array = (_Override * (len(placement) + 1))()  # the last, empty, ends it
     for override, (pattern, memory) in zip(array, placement, strict=False):
-        if memory not in known:
-            raise ReellamaError(f"no memory {memory!r:.40} here; there is {', '.join(known)}")
-        override.pattern, override.buft = pattern.encode(), known[memory]
+        if memory not in memories:
+            raise ReellamaError(f"no memory {memory!r:.40} here; there is {', '.join(memories)}")
+        override.pattern, override.buft = pattern.encode(), memories[memory]
     return array
 
 
 def _memories() -> dict[str, int]:
-    """The memory of each device, by its name: "CPU", "CUDA0", ..."""
-    found = {}
+    """Pointers to the buffer types of all devices, by name: "CPU", "CUDA0", ..."""
+    memories = {}
     pointer = ctypes.c_void_p
     for index in range(ggml_function("ggml_backend_dev_count", ctypes.c_size_t)()):
         device = ggml_function("ggml_backend_dev_get", pointer, ctypes.c_size_t)(index)
         memory = ggml_function("ggml_backend_dev_buffer_type", pointer, pointer)(device)
         if memory:
             name = ggml_function("ggml_backend_buft_name", ctypes.c_char_p, pointer)(memory)
-            found[name.decode("utf-8", "replace")] = memory
-    return found
+            memories[name.decode("utf-8", "replace")] = memory
+    return memories

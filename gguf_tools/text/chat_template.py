@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.text.tagged_strings import TaggedString, TaggedStrings, to_json
 
-# ChatML, which most instruct models understand, for a GGUF without a working template.
+# Used for a GGUF without a working template, as most instruct models understand ChatML.
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -24,21 +24,23 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# "role" and "content", and what else a template may ask for: the "tool_calls" of an assistant, each
-# {"id", "type": "function", "function": {"name", "arguments"}}, its "reasoning_content", and the
-# "tool_call_id" and "name" of a tool's result.
+# "role" and "content"; of an assistant also "tool_calls", each {"id", "type": "function",
+# "function": {"name", "arguments"}}, and "reasoning_content"; of a tool's result also
+# "tool_call_id" and "name".
 Message = Mapping[str, Any]
-OTHER = -1  # the origin of typed text that is no message's content
+OTHER = -1  # the origin of typed text that is no message's content, such as definitions of tools
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a rendered prompt.
+    """A piece of a rendered prompt.
 
-    Names of special tokens become these tokens only where it is `special`, that is in the
-    template's own text. `content` is the index of the message whose content `text` is, trimmed as
-    the template trims it; it is None for the template's own text, and for what else was typed:
-    definitions of tools, calls of them.
+    Attributes:
+        text: the text, trimmed as the template trims it.
+        special: whether names of special tokens in `text` become these tokens, which is true of the
+            template's own text only.
+        content: index of the message whose content `text` is; None for the template's own text, and
+            for other typed text, such as definitions and calls of tools.
     """
 
     text: str
@@ -47,10 +49,9 @@ class Segment:
 
 
 class ChatTemplate:
-    """A chat template. `bos` and `eos` are the texts of these tokens.
+    """A chat template, with the texts of the tokens `bos` and `eos`.
 
-    `problem` says in a few words why the ChatML template is in use in place of `source`; it is
-    empty as long as `source` works.
+    `problem` is the reason why CHATML is used in place of `source`, or "" if `source` works.
     """
 
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
@@ -61,13 +62,13 @@ class ChatTemplate:
 
     @classmethod
     def from_gguf(cls, file: GGUFFile | str | Path) -> "ChatTemplate":
-        """Take the template of a GGUF. Raises GGUFError for a file that cannot be read."""
+        """The template of a GGUF. Raises GGUFError for a file that cannot be read."""
         file = file if isinstance(file, GGUFFile) else read_gguf(file)
         return cls(file.chat_template or "", file.token("bos"), file.token("eos"))
 
     def compile(self) -> None:
-        """Compile the template ahead of the first rendering, of which this is the longest part."""
-        with suppress(Exception):  # rendering says what is wrong with it
+        """Compile the template ahead of the first rendering, which would take most of its time."""
+        with suppress(Exception):  # rendering sets `problem`
             _compile(self.source)
 
     def render(
@@ -77,24 +78,28 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         **variables: Any,
     ) -> list[Segment]:
-        """Render a conversation, messages of "role" and "content", into segments.
+        """Render a conversation into segments.
 
-        Every content appears as a segment of its own, where and as often as the template puts it;
-        one that is empty too, so that soft tokens have a place. `tools` are definitions in OpenAI's
-        form. `variables` go to the template, as `enable_thinking=False` does for models that know
-        it. A template that refuses system messages gets them in front of the first user message.
-        One that fails, or loses the last message, is replaced by ChatML, and `problem` says why.
+        Each content becomes a segment, wherever and as often as the template writes it. That
+        includes empty contents, so that soft tokens have a place. If the template refuses a system
+        message, that message is merged into the first user message. If the template fails, or omits
+        the last message, CHATML takes its place, and `problem` is set to the reason.
+
+        Args:
+            tools: definitions in OpenAI's format.
+            variables: passed to the template, such as `enable_thinking=False`.
         """
         variables |= {"add_generation_prompt": add_generation_prompt, "tools": list(tools)}
         if not self.problem:
             try:
                 return self._render_own(messages, variables)
-            # Any exception here is a fault of the template.
+            # A template can raise any exception.
             except Exception as error:  # noqa: BLE001
                 reason = " ".join(str(error).split()) or type(error).__name__
                 self.problem = f"the chat template failed: {reason}"
-        spoken = [{**message, "content": message["content"] or ""} for message in messages]
-        return self._render(CHATML, spoken, variables)
+        # CHATML joins strings, and a message with tool calls may have None as its content.
+        messages = [{**message, "content": message["content"] or ""} for message in messages]
+        return self._render(CHATML, messages, variables)
 
     def _render_own(
         self, messages: Sequence[Message], variables: Mapping[str, Any]
@@ -128,21 +133,21 @@ class ChatTemplate:
         merge_system: bool,
         contents: TaggedStrings,
     ) -> list[Segment]:
-        given: list[dict[str, Any]] = [
+        tagged: list[dict[str, Any]] = [
             _tagged(message, index, contents) for index, message in enumerate(messages)
         ]
         if merge_system:
-            system, first, *rest = given
+            system, first, *others = tagged
             joined = system["content"] + "\n\n" + first["content"]
-            given = [{**first, "content": joined}, *rest]
+            tagged = [{**first, "content": joined}, *others]
         tools = contents.tag_all(variables["tools"], OTHER) or None
         rendered = _compile(source).render(
             **{
-                "messages": given,
+                "messages": tagged,
                 "bos_token": self.bos,
                 "eos_token": self.eos,
                 "documents": None,
-                "xml_tools": tools,  # the name that SmolLM3 has for them
+                "xml_tools": tools,  # SmolLM3's name for tools
                 **variables,
                 "tools": tools,
             }
@@ -155,23 +160,24 @@ class ChatTemplate:
             )
             for piece in contents.split(rendered)
         ]
-        shown = {segment.content for segment in segments}
-        last = given[-1]["content"] if given else ""
-        if isinstance(last, TaggedString) and len(messages) - 1 not in shown:
+        rendered_contents = {segment.content for segment in segments}
+        last = tagged[-1]["content"] if tagged else ""
+        if isinstance(last, TaggedString) and len(messages) - 1 not in rendered_contents:
             raise TemplateError("it leaves out the last message")
         return segments
 
 
 def _tagged(message: Message, index: int, contents: TaggedStrings) -> dict[str, Any]:
-    """A message whose every text is tagged but the role: with `index` the content's.
+    """A message with all texts tagged except the role; the origin of the content is `index`.
 
-    An assistant that said nothing has no videos that need a place: templates ask whether it did.
+    An empty content of an assistant is not tagged: templates test whether it is empty, and unlike a
+    user's empty content it has no videos that need a place.
     """
     role, content = message["role"], message["content"]
     if content or role != "assistant":
         content = contents.tag(content, index)
-    rest = {key: contents.tag_all(value, OTHER) for key, value in message.items()}
-    return {**rest, "role": role, "content": content}
+    tagged = {key: contents.tag_all(value, OTHER) for key, value in message.items()}
+    return {**tagged, "role": role, "content": content}
 
 
 class _Generation(Extension):
@@ -180,22 +186,22 @@ class _Generation(Extension):
     tags = {"generation"}  # noqa: RUF012  Jinja's own class declares it without ClassVar
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Parse to the end of the block and return what is in it."""
+        """The nodes of the block, which follow the tag up to `{% endgeneration %}`."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> Template:
-    """Compile a template, once: this takes far longer than to render it.
+    """A compiled template, cached because compiling takes far longer than rendering.
 
-    A compiled template keeps no state of a rendering, so it can be shared.
+    Rendering leaves no state in a compiled template, so renderings can share it.
     """
     return _environment().from_string(source)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja with the settings of Hugging Face's tokenizers, for which templates are written."""
+    """Jinja with the settings of Hugging Face transformers, for which templates are written."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
     )

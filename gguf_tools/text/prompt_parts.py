@@ -1,4 +1,4 @@
-"""What a prompt is made of: text, token ids, and soft tokens."""
+"""The parts of a prompt: text, token ids, and soft tokens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Text:
-    """A piece of text; neighbouring pieces are tokenized as one text would be.
+    """A piece of text. Neighbouring pieces are joined before they are tokenized.
 
-    `special` says whether `<|im_end|>` and the like in it act as special tokens: true for what a
-    chat template writes, false for anything that a person typed.
+    `special` states whether names such as `<|im_end|>` become special tokens: true for the text of
+    a chat template, false for anything that a person typed.
     """
 
     text: str
@@ -22,21 +22,23 @@ class Text:
 
 @dataclass(frozen=True)
 class TokenIds:
-    """Token ids that are taken as they are; the text on either side is tokenized on its own."""
+    """Token ids to use unchanged; the texts before and after are tokenized separately."""
 
     ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class SoftTokens:
-    """Embeddings in place of token ids, and how llama.cpp reads them.
+    """Embeddings in place of token ids.
 
-    rows: float32 `[n, n_embd]`.
-    offsets: for models with M-RoPE (Qwen2-VL, arXiv:2409.12191), int32 `[3, n]`: how far each token
-    lies from the first position in time, down and to the right. None: one position after another.
-    n_positions: how far the first position of what follows is from the first of these.
-    causal: whether a token sees only those before it; else all of `rows` see each other, as
-    Gemma 3 reads a picture.
+    Attributes:
+        rows: float32 `[n, n_embd]`.
+        offsets: for models with M-RoPE (Qwen2-VL, arXiv:2409.12191), int32 `[3, n]`: offsets of the
+            tokens from the first position in time, height and width. None means consecutive
+            positions.
+        n_positions: positions that the tokens take up, by default n; the next part of the prompt
+            begins after them.
+        causal: False lets all rows attend to each other, as Gemma 3 does for an image.
     """
 
     rows: np.ndarray
@@ -50,7 +52,7 @@ class SoftTokens:
 
     @property
     def divisible(self) -> bool:
-        """Whether the KV cache can be cut between two of the tokens."""
+        """Whether the KV cache can be truncated between two of the tokens."""
         return self.offsets is None and self.causal
 
     def __len__(self) -> int:
@@ -63,16 +65,16 @@ class SoftTokens:
         return SoftTokens(self.rows[part], offsets, self.n_positions, self.causal)
 
 
-# A float32 array `[n, n_embd]` stands for SoftTokens of it.
+# A float32 array `[n, n_embd]` is short for SoftTokens(array).
 PromptPart = Text | TokenIds | SoftTokens | np.ndarray
 Prompt = list[PromptPart]
 
 
 def soft_tokens_of(part: SoftTokens | np.ndarray) -> SoftTokens:
-    """A part of a prompt as SoftTokens, made of an array where it is one."""
+    """Convert an array into SoftTokens; SoftTokens are returned unchanged."""
     return part if isinstance(part, SoftTokens) else SoftTokens(part)
 
 
 def count_soft_tokens(parts: Sequence[PromptPart]) -> int:
-    """How many soft tokens are in a prompt."""
+    """The number of soft tokens in a prompt."""
     return sum(len(part) for part in parts if isinstance(part, SoftTokens | np.ndarray))

@@ -1,75 +1,75 @@
-"""Strings that a chat template can process and that are found again in its output."""
+"""Strings that a chat template can process, and that can be located in its output."""
 
 import json
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any, NamedTuple
 
-# Private-use planes of Unicode: code points that mean nothing, and that `upper`, `trim`, `replace`
-# and the like leave as they are.
+# Private-use planes of Unicode: code points without meaning, which string methods such as `upper`
+# and `strip` leave unchanged.
 FIRST_MARK, LAST_MARK = 0xF0000, 0x10FFFD
-# Methods of str that a template may call on a content. `format` would read braces that a person
-# typed as fields; `encode` would give bytes, which no template needs.
+# Methods of str that a template may call on a content. `format` would interpret braces that a
+# person typed, and `encode` returns bytes, which no template needs.
 STRING_METHODS = frozenset(name for name in dir(str) if not name.startswith("_"))
 STRING_METHODS -= {"format", "format_map", "encode", "maketrans"}
 
 
 class TextPiece(NamedTuple):
-    """A part of a rendered text: the template's own, or text from the content `origin`."""
+    """A piece of a rendered text, from the content of index `origin`, or from the template."""
 
     text: str
     origin: int | None
 
 
 class TaggedStrings:
-    """Makes tagged contents for one rendering, and finds them in its output.
+    """Makes the tagged strings of one rendering, and locates them in its output.
 
-    `others` are all other strings of the rendering; their characters cannot be marks.
+    untagged: all other strings of the rendering, whose characters cannot serve as marks.
     """
 
-    def __init__(self, others: Iterable[str]) -> None:
-        taken = set().union(*others)
-        self._free = (mark for mark in map(chr, count(FIRST_MARK)) if mark not in taken)
-        self._known: dict[str, TaggedString] = {}
+    def __init__(self, untagged: Iterable[str]) -> None:
+        used = set().union(*untagged)
+        self._free_marks = (mark for mark in map(chr, count(FIRST_MARK)) if mark not in used)
+        self._by_mark: dict[str, TaggedString] = {}
 
     def tag(self, text: str, origin: int) -> "TaggedString":
-        """Return a string that acts as `text` in a template and prints as one private character.
+        """A string that acts as `text` in a template, and is written as one private-use character.
 
-        Raises ValueError when there are no characters left, after some 130,000 of them.
+        Raises ValueError after some 130,000 strings, when all characters are used.
         """
-        mark = next(self._free)
+        mark = next(self._free_marks)
         if ord(mark) > LAST_MARK:
             raise ValueError("the template takes the contents apart into too many pieces")
-        self._known[mark] = content = TaggedString(mark)
-        content._text, content._origin, content._contents = text, origin, self
-        return content
+        self._by_mark[mark] = tagged = TaggedString(mark)
+        tagged._text, tagged._origin, tagged._contents = text, origin, self
+        return tagged
 
     def tag_all(self, value: Any, origin: int) -> Any:
-        """Return `value` with every string in it tagged, the keys of objects too."""
+        """`value` with all strings in it tagged, including keys of dictionaries."""
         if isinstance(value, str):
             return self.tag(value, origin)
         if isinstance(value, dict):
             return {self.tag_all(k, origin): self.tag_all(v, origin) for k, v in value.items()}
-        return [self.tag_all(each, origin) for each in value] if isinstance(value, list) else value
+        return [self.tag_all(item, origin) for item in value] if isinstance(value, list) else value
 
     def split(self, rendered: str) -> Iterator[TextPiece]:
-        """Split a rendered text into pieces, those of the template's own text not empty."""
+        """Split a rendered text into pieces. Pieces of the template's own text are not empty."""
         start = 0
         for end, character in enumerate(rendered):
-            if (content := self._known.get(character)) is not None:
+            if (tagged := self._by_mark.get(character)) is not None:
                 if start < end:
                     yield TextPiece(rendered[start:end], None)
-                yield TextPiece(content._text, content._origin)
+                yield TextPiece(tagged._text, tagged._origin)
                 start = end + 1
         if start < len(rendered):
             yield TextPiece(rendered[start:], None)
 
     def forget(self) -> None:
-        """Let go of the strings, which know this object: else only garbage collection would."""
-        self._known.clear()
+        """Break the reference cycles between this object and its strings, to free both at once."""
+        self._by_mark.clear()
 
     def untag(self, value: Any) -> Any:
-        """Return `value` with every tagged string in it replaced by its text."""
+        """`value` with all tagged strings in it replaced by their texts."""
         if isinstance(value, TaggedString):
             return value._text
         if isinstance(value, str):
@@ -78,12 +78,12 @@ class TaggedStrings:
 
 
 class TaggedString(str):
-    """A message's content in a template: its value is its mark, its methods work on its text.
+    """A str whose value is a mark, and whose methods work on the text behind the mark.
 
-    Results of its methods are tagged with the same origin: trimmed, split or in upper case, it is
-    still typed text. Joined to other strings it becomes its mark, which is found in the output.
-    A template cannot reach the text itself: the sandbox forbids names that begin with an
-    underscore.
+    Results of the methods are tagged with the same origin, as trimmed or split text is still typed
+    text. Joined to other strings, a tagged string becomes its mark, which `split` locates in the
+    output. A template cannot reach the text itself, as Jinja's sandbox forbids names that begin
+    with an underscore.
     """
 
     __slots__ = ("_contents", "_origin", "_text")
@@ -93,7 +93,7 @@ class TaggedString(str):
     _contents: TaggedStrings
 
     def _retag(self, value: Any) -> Any:
-        """Return `value` with every string in it tagged with the same origin."""
+        """`value` with all strings in it tagged with the origin of this string."""
         if isinstance(value, str):
             return self._contents.tag(value, self._origin)
         return type(value)(map(self._retag, value)) if isinstance(value, (list, tuple)) else value
@@ -103,13 +103,12 @@ class TaggedString(str):
             return super().__getattribute__(name)
 
         def method(*arguments: Any) -> Any:
-            revealed = self._contents.untag(arguments)
-            return self._retag(getattr(self._text, name)(*revealed))
+            return self._retag(getattr(self._text, name)(*self._contents.untag(arguments)))
 
         return method
 
     def __str__(self) -> str:
-        return self  # str(content) is what Jinja's filters start with, and must not lose it
+        return self  # Jinja's filters begin with str(content), which must stay tagged
 
     def __repr__(self) -> str:
         return "'" + self._retag(repr(self._text)[1:-1]) + "'"
@@ -146,7 +145,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Return `value` as JSON, in which tagged strings, escaped for JSON, are still found.
+    """`value` as JSON, in which tagged strings are escaped for JSON and stay tagged.
 
     The parameters are those of the filter `tojson` in Hugging Face's templates.
     """

@@ -1,7 +1,8 @@
-"""What a chat template does with tools: seen by trying it.
+"""Detect a chat template's support for tools by rendering test conversations.
 
-Templates differ in what they know of tools: their definitions, calls in earlier turns, results.
-What one does not know must reach the model in words. llama.cpp tries templates in the same way.
+Templates differ in whether they write definitions of tools, calls in earlier turns, and results.
+What a template does not write must be put into the messages as text. llama.cpp detects the support
+in the same way.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ _SHORT_ID, _LONG_ID = "probeid01", "call_of_the_probe_0123456789"
 
 @dataclass(frozen=True)
 class TemplateTraits:
-    """What of tools a template writes.
+    """A chat template's support for tools.
 
-    definitions: of the tools. calls, results: in earlier turns. several_calls: more than one call
-    in one message. text_arguments: arguments are given to it as JSON text, not as objects.
-    short_ids: it takes ids of nine letters and digits alone. no_content: a message with calls has
-    no content, not an empty one. written_call: how it writes a call of
-    PROBE_NAME with PROBE_ARGUMENTS, and what it puts around that.
+    Attributes:
+        definitions: the template writes the definitions of tools.
+        calls, results: it writes the calls and results of earlier turns.
+        several_calls: it writes more than one call of a message.
+        text_arguments: it expects the arguments of calls as JSON text, not as objects.
+        short_ids: it accepts only ids of nine letters and digits.
+        no_content: it expects the content of a message with calls to be None, not "".
+        written_call: its text for a call of PROBE_NAME with PROBE_ARGUMENTS, with its surroundings.
     """
 
     definitions: bool = False
@@ -43,57 +47,60 @@ class TemplateTraits:
 
 
 def try_template(source: str, bos: str = "", eos: str = "") -> TemplateTraits:
-    """The traits of a chat template."""
+    """Detect the traits of a chat template.
+
+    bos, eos: the texts of these tokens.
+    """
 
     def rendered(messages: Sequence[Message], **variables: Any) -> str:
-        """What it writes; nothing where it fails."""
+        """The rendered conversation, or "" if the template fails."""
         template = ChatTemplate(source, bos, eos)
         segments = template.render(messages, **variables)
         return "" if template.problem else "".join(segment.text for segment in segments)
 
-    asked: Message = {"role": "user", "content": _QUESTION}
-    definitions = _HINT in rendered([asked], tools=[_definition()])
+    question: Message = {"role": "user", "content": _QUESTION}
+    definitions = _HINT in rendered([question], tools=[_definition()])
     as_objects: Callable[[Any], Any] = lambda arguments: arguments  # noqa: E731
-    tries = product(("", None), (_LONG_ID, _SHORT_ID), (as_objects, json.dumps))
-    for content, call_id, written in tries:
-        calls = partial(_calls, content, written, call_id)
-        one, two = (
-            rendered([asked, calls(*names), _result(call_id)], tools=[_definition()])
+    variants = product(("", None), (_LONG_ID, _SHORT_ID), (as_objects, json.dumps))
+    for content, call_id, encode in variants:
+        calls = partial(_calls, content, encode, call_id)
+        with_one, with_two = (
+            rendered([question, calls(*names), _result(call_id)], tools=[_definition()])
             for names in ((PROBE_NAME,), (PROBE_NAME, _OTHER))
         )
-        if _RESULT not in one or (_VALUE in one and f"{{'{_VALUE}'" in one):
-            continue  # the second: an object was written as Python would
-        if content == "" and _VALUE not in one:
+        has_call = _VALUE in with_one
+        if _RESULT not in with_one or f"{{'{_VALUE}'" in with_one:
+            continue  # the latter is a repr by Python, where the model expects JSON
+        if content == "" and not has_call:
             continue
-        around = one.rfind(_QUESTION) + len(_QUESTION), one.find(_RESULT)
+        start, end = with_one.rfind(_QUESTION) + len(_QUESTION), with_one.find(_RESULT)
         return TemplateTraits(
             definitions=definitions,
-            calls=_VALUE in one,
+            calls=has_call,
             results=True,
-            several_calls=two.count(_VALUE) == 2 * one.count(_VALUE) and _OTHER in two,
-            text_arguments=written is json.dumps,
+            several_calls=with_two.count(_VALUE) == 2 * with_one.count(_VALUE)
+            and _OTHER in with_two,
+            text_arguments=encode is json.dumps,
             short_ids=call_id == _SHORT_ID,
-            no_content=content is None and _VALUE in one,
-            written_call=one[slice(*around)] if _VALUE in one else "",
+            no_content=content is None and has_call,
+            written_call=with_one[start:end] if has_call else "",
         )
     return TemplateTraits(definitions=definitions)
 
 
 def _definition() -> dict[str, Any]:
-    described = {"type": "string", "description": "probe_what"}
-    schema = {"type": "object", "properties": {"a": described}, "required": ["a"]}
+    argument = {"type": "string", "description": "probe_what"}
+    schema = {"type": "object", "properties": {"a": argument}, "required": ["a"]}
     function = {"name": PROBE_NAME, "description": _HINT, "parameters": schema}
     return {"type": "function", "function": function}
 
 
-def _calls(
-    content: str | None, written: Callable[[Any], Any], call_id: str, *names: str
-) -> Message:
+def _calls(content: str | None, encode: Callable[[Any], Any], call_id: str, *names: str) -> Message:
     calls = [
         {
             "id": call_id,
             "type": "function",
-            "function": {"name": name, "arguments": written(PROBE_ARGUMENTS)},
+            "function": {"name": name, "arguments": encode(PROBE_ARGUMENTS)},
         }
         for name in names
     ]

@@ -1,6 +1,6 @@
-"""Read a text in chunks of tokens side by side, as llama-perplexity and llama-imatrix do.
+"""Decode chunks of a text side by side, as llama-perplexity and llama-imatrix do.
 
-The rounding of kernels depends on the shapes of a batch and on the processor. So figures equal
+The rounding of kernels depends on the shapes of a batch and on the processor. So results equal
 those of llama.cpp's tools only with the same shapes: as many chunks side by side as fit a batch,
 and as many positions of each as fit a micro-batch.
 https://github.com/ggml-org/llama.cpp/tree/master/tools/perplexity
@@ -20,21 +20,21 @@ from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context import BatchSpan, Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
-N_CTX = 512  # tokens of a chunk: the tools' default, and what published figures mostly have
+N_CTX = 512  # tokens of a chunk: the default of the tools, and of most published results
 
 
 class Block(NamedTuple):
-    """The part of a batch that is decoded at once: the same positions of some chunks."""
+    """A block of tokens that is decoded at once: the same positions of several chunks."""
 
     chunks: slice
     positions: slice
-    n_chunks_done: float  # with this block, counting a part of a chunk as a part
+    n_chunks_done: float  # after this block, including fractions of chunks
 
 
 def read_text(path: str | Path) -> bytes:
-    """Return a text file as `-f` of llama.cpp's tools does: its bytes, less one newline at the end.
+    """Read a text file as `-f` of llama.cpp's tools does, without one newline at the end.
 
-    Raises ReellamaError when it cannot be read.
+    Raises ReellamaError if the file cannot be read.
     """
     try:
         return Path(path).expanduser().read_bytes().removesuffix(b"\n")
@@ -43,9 +43,9 @@ def read_text(path: str | Path) -> bytes:
 
 
 def tokenize(model: Model, text: bytes) -> np.ndarray:
-    """Return the token ids of a text as llama.cpp's tools see it: int32 `[n]`.
+    """The token ids of a text as in llama.cpp's tools, int32 `[n]`.
 
-    The BOS token comes first where the model is used with one; names of special tokens are text.
+    BOS comes first if the model adds it. Names of special tokens are plain text.
     """
     size = len(text) + 8
     while True:
@@ -57,10 +57,10 @@ def tokenize(model: Model, text: bytes) -> np.ndarray:
 
 
 def split(model: Model, content: bytes, n_ctx: int, text: Path) -> np.ndarray:
-    """Return the text's whole chunks, before any token is replaced: int32 `[n_chunks, n_ctx]`.
+    """Tokenize a text and split it into chunks, int32 `[n_chunks, n_ctx]`.
 
-    A rest at the end is not used. Raises ReellamaError for less than a chunk; `text` is
-    the file that the error names.
+    An incomplete chunk at the end is dropped. Raises ReellamaError, which names the file `text`,
+    for a text of less than one chunk.
     """
     tokens = tokenize(model, content)
     if len(tokens) < n_ctx:
@@ -72,15 +72,15 @@ def split(model: Model, content: bytes, n_ctx: int, text: Path) -> np.ndarray:
 
 
 def with_bos(model: Model, chunks: np.ndarray) -> np.ndarray:
-    """Return the chunks as they are read: the first token of each is BOS where the model has it."""
-    given = chunks.copy()
+    """A copy of the chunks whose first tokens are replaced by BOS, if the model adds BOS."""
+    chunks = chunks.copy()
     if llama.llama_vocab_get_add_bos(model.vocab):
-        given[:, 0] = llama.llama_vocab_bos(model.vocab)
-    return given
+        chunks[:, 0] = llama.llama_vocab_bos(model.vocab)
+    return chunks
 
 
 def n_side_by_side(n_chunks: int, n_ctx: int, n_batch: int = ContextSettings.n_batch) -> int:
-    """How many of `n_chunks` chunks of `n_ctx` tokens are read side by side.
+    """The number of chunks of `n_ctx` tokens that are read side by side.
 
     >>> n_side_by_side(100, 512), n_side_by_side(3, 512), n_side_by_side(100, 4096)
     (4, 3, 1)
@@ -89,10 +89,10 @@ def n_side_by_side(n_chunks: int, n_ctx: int, n_batch: int = ContextSettings.n_b
 
 
 def blocks(n_chunks: int, n_ctx: int, settings: ContextSettings) -> Iterator[Block]:
-    """Yield the blocks in order: groups of chunks, and for each group ranges of positions.
+    """Yield the blocks in order: for each group of chunks, consecutive ranges of positions.
 
-    The cuts are where llama.cpp itself would cut a batch of whole chunks into micro-batches, so
-    that no more logits are kept than those of one.
+    Blocks are the micro-batches into which llama.cpp would split a batch of whole chunks, so that
+    the logits of only one micro-batch are kept.
     """
     side_by_side = n_side_by_side(n_chunks, n_ctx, settings.n_batch)
     for first in range(0, n_chunks, side_by_side):
@@ -111,12 +111,18 @@ def read_side_by_side(
     first_output: int,
     after_decode: Callable[[], None] = lambda: None,
 ) -> Iterator[Block]:
-    """Let each context read the chunks int32 `[n_chunks, n_ctx]`; yield after each block.
+    """Let each context decode the chunks, and yield each block after it is decoded.
 
-    The contexts have `n_side_by_side` sequences. The logits of a block's positions from
-    `first_output` on can then be asked for, chunk after chunk.
+    After each block a context has the logits of the block's positions from `first_output` on, chunk
+    after chunk.
+
+    Args:
+        contexts: contexts with `n_side_by_side` sequences.
+        chunks: int32 `[n_chunks, n_ctx]`.
+        first_output: position in a chunk from which logits are computed.
+        after_decode: called after each decoding of each context.
     """
-    given = with_bos(contexts[0].model, chunks)
+    inputs = with_bos(contexts[0].model, chunks)
     for block in blocks(len(chunks), chunks.shape[1], settings):
         start = block.positions.start
         for context in contexts:
@@ -125,7 +131,7 @@ def read_side_by_side(
             context.decode_batch(
                 [
                     BatchSpan(tokens, start, sequence, first_output - start)
-                    for sequence, tokens in enumerate(given[block.chunks, block.positions])
+                    for sequence, tokens in enumerate(inputs[block.chunks, block.positions])
                 ]
             )
             after_decode()

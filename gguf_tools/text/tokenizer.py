@@ -17,39 +17,43 @@ K = TypeVar("K")
 V = TypeVar("V")
 # Limits of a tokenizer's cache: texts, and characters of a text.
 MAX_CACHED_TEXTS, MAX_CACHED_LENGTH = 1024, 500
-AT_ONCE = 1 << 16  # tokens that are taken over before other threads may go on
+AT_ONCE = 1 << 16  # tokens copied while other threads wait for the interpreter lock
 
 
-def _remember(memory: dict[K, V], key: K, value: V, length: int) -> None:
-    """Cache `value` for a text of `length` characters, unless that is long."""
+def _cache(cache: dict[K, V], key: K, value: V, length: int) -> None:
+    """Cache `value` for a text of `length` characters, unless the text is long."""
     if length <= MAX_CACHED_LENGTH:
-        if len(memory) >= MAX_CACHED_TEXTS:
-            memory.clear()
-        memory[key] = value
+        if len(cache) >= MAX_CACHED_TEXTS:
+            cache.clear()
+        cache[key] = value
 
 
 class Tokenizer(Closeable):
-    """The tokenizer of a loaded model, or of a GGUF file alone (`Tokenizer.from_path`)."""
+    """The tokenizer of a loaded model, or of a GGUF file (`Tokenizer.from_path`).
+
+    Attributes:
+        bos, eos: the tokens that begin and end a text, or None.
+        infill: the tokens before the text before a gap, before the text after the gap, and before
+            the answer that fills the gap; None for a model not trained to fill gaps.
+        add_bos: whether the model was trained with `bos` in front of each text.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._template = model.file.chat_template or ""
-        # Caches: a template repeats the same texts in every conversation, and every turn repeats
-        # the earlier turns, while llama.cpp's tokenizer is slow.
+        # Caches, because llama.cpp's tokenizer is slow, each conversation has the same texts of the
+        # template, and each turn repeats the earlier turns.
         self._special: dict[int, bool] = {}
         self._splits: dict[str, list[tuple[str, bool]]] = {}
         self._tokenized: dict[tuple[str, bool], list[int]] = {}
         self.n_vocab = int(llama.llama_vocab_n_tokens(model.vocab))
-        self.bos = self._named(llama.llama_vocab_bos(model.vocab))  # begins a text
-        self.eos = self._named(llama.llama_vocab_eos(model.vocab))  # ends a text
-        # The tokens before the text before a gap, before the text after it, and before the answer
-        # that fills the gap; None where the model was not trained for that.
+        self.bos = self._valid(llama.llama_vocab_bos(model.vocab))
+        self.eos = self._valid(llama.llama_vocab_eos(model.vocab))
         infill = (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid)
-        pre, suf, mid = (self._named(find(model.vocab)) for find in infill)
+        pre, suf, mid = (self._valid(token_of(model.vocab)) for token_of in infill)
         self.infill: tuple[int, int, int] | None = None
         if pre is not None and suf is not None and mid is not None:
             self.infill = (pre, suf, mid)
-        # Whether the model was trained with the token `bos` in front of every text.
         self.add_bos = self.bos is not None and bool(llama.llama_vocab_get_add_bos(model.vocab))
 
     @classmethod
@@ -58,22 +62,22 @@ class Tokenizer(Closeable):
         return cls(load_model(path, vocab_only=True))
 
     def encode(self, text: str, *, special: bool = False, add_bos: bool = False) -> list[int]:
-        """Return the token ids of `text`.
+        """The token ids of `text`.
 
-        With `special`, the names of special tokens in it (`<|im_end|>`) become these tokens;
-        without, they are text like any other, which is how what a person typed must be encoded.
-        With `add_bos`, the token `bos` comes first where the vocabulary has one.
+        Args:
+            special: whether names of special tokens, such as `<|im_end|>`, become these tokens.
+                Text that a person typed must be encoded without.
+            add_bos: put `bos` first, if the vocabulary has it.
         """
         ids = self._tokenize(text, parse_special=True) if special else self._encode_plain(text)
         return [self.bos, *ids] if add_bos and self.bos is not None else ids
 
     def encode_parts(self, parts: Iterable[tuple[str, bool]]) -> list[int]:
-        """Return the token ids of parts (text, special) that follow one another without a gap.
+        """The token ids of consecutive parts, given as pairs of text and `special`.
 
-        They are tokenized as one text would be: plain text on both sides of a boundary is joined,
-        so that no space is put in between (SentencePiece puts one in front of every text) and
-        merges happen across it. The text of a part that is not special still never becomes a
-        special token.
+        Plain text on both sides of a boundary is joined, so that merges happen across the boundary
+        and SentencePiece, which puts a space in front of each text, puts none in between. The text
+        of a part that is not special never becomes a special token.
         """
         runs: list[tuple[str, bool]] = []
         for text, special in parts:
@@ -85,9 +89,9 @@ class Tokenizer(Closeable):
         return [token for text, special in runs for token in self.encode(text, special=special)]
 
     def piece(self, token: int, special: bool = False) -> bytes:
-        """Return the bytes of a token, which may be part of a character.
+        """The bytes of a token, which may be a part of a character.
 
-        Those of a special token are its name with `special`, and none without.
+        A special token has the bytes of its name with `special`, and none without.
         """
         self._check(token)
         vocab = self.model.vocab
@@ -100,7 +104,7 @@ class Tokenizer(Closeable):
             size = -length
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, special ones left out; broken UTF-8 becomes U+FFFD."""
+        """The text of token ids without special tokens; invalid UTF-8 becomes U+FFFD."""
         for token in ids:
             self._check(token)
         vocab = self.model.vocab
@@ -114,12 +118,12 @@ class Tokenizer(Closeable):
             size = -length
 
     def single_tokens(self, names: Iterable[str]) -> list[int]:
-        """Return the ids of the texts that are one token each, as `<|im_end|>` is in many."""
-        found = (self.encode(name, special=True) for name in names)
-        return [ids[0] for ids in found if len(ids) == 1]
+        """The token ids of those names, such as `<|im_end|>`, that are a single token."""
+        encoded = (self.encode(name, special=True) for name in names)
+        return [ids[0] for ids in encoded if len(ids) == 1]
 
     def is_eog(self, token: int) -> bool:
-        """Whether this token ends a model's answer."""
+        """Whether a token ends the model's answer."""
         self._check(token)
         return bool(llama.llama_vocab_is_eog(self.model.vocab, token))
 
@@ -128,12 +132,12 @@ class Tokenizer(Closeable):
         self.model.close()
 
     def _tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """llama.cpp's tokenizer as it is, without the special tokens that a model begins with."""
-        vocab = self.model.vocab  # first, since it raises for a closed model
-        if (known := self._tokenized.get((text, parse_special))) is not None:
-            return known.copy()
+        """The token ids by `llama_tokenize`, without special tokens at the beginning."""
+        vocab = self.model.vocab  # first, as this raises for a closed model
+        if (cached := self._tokenized.get((text, parse_special))) is not None:
+            return cached.copy()
         data = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
-        size = len(data) + 8  # a token is a byte at least, but for the space in front
+        size = len(data) + 8  # a token has at least one byte, except for a space in front
         tokens = (llama.llama_token * size)()
         count = llama.llama_tokenize(vocab, data, len(data), tokens, size, False, parse_special)
         if count < 0:
@@ -143,65 +147,64 @@ class Tokenizer(Closeable):
         ids: list[int] = []
         for i in range(0, count, AT_ONCE):
             ids += tokens[i : min(i + AT_ONCE, count)]
-        _remember(self._tokenized, (text, parse_special), ids.copy(), len(text))
+        _cache(self._tokenized, (text, parse_special), ids.copy(), len(text))
         return ids
 
     def _encode_plain(self, text: str) -> list[int]:
-        """Tokenize so that no special token comes out, even where llama.cpp would make one.
+        """Tokenize into plain tokens only.
 
-        Without `parse_special`, llama.cpp still makes those that a vocabulary calls user-defined,
-        and those that SentencePiece's merges happen to spell. Their names are cut in two.
+        Even without `parse_special`, llama.cpp makes the special tokens that a vocabulary declares
+        as user-defined, and those that SentencePiece's merges happen to spell. To avoid that, their
+        names are cut in two and tokenized apart.
         """
         ids = self._tokenize(text, parse_special=False)
         special = next((token for token in ids if self._is_special(token)), None)
         if special is None:
             return ids
         name = self._name(special)
-        if name not in text or len(name) < 2:  # it was written in another way: drop it
+        if name not in text or len(name) < 2:  # spelled in another way: drop the token
             return [token for token in ids if not self._is_special(token)]
-        first, *rest = text.split(name)
-        pieces = [first, *(name[1:] + piece for piece in rest)]
-        for i in range(len(rest)):
+        first, *others = text.split(name)
+        pieces = [first, *(name[1:] + piece for piece in others)]
+        for i in range(len(others)):
             pieces[i] += name[0]
         return [token for piece in pieces for token in self._encode_plain(piece)]
 
     def _split(self, text: str) -> list[tuple[str, bool]]:
-        """Split a template's text into the names of special tokens and what is between them."""
+        """Split a template's text into plain text and names of special tokens (True), cached."""
         if (pieces := self._splits.get(text)) is None:
-            pieces = list(self._split_anew(text))
-            _remember(self._splits, text, pieces, len(text))
+            pieces = list(self._split_uncached(text))
+            _cache(self._splits, text, pieces, len(text))
         return pieces
 
-    def _split_anew(self, text: str) -> Iterator[tuple[str, bool]]:
-        """`_split` without its cache."""
+    def _split_uncached(self, text: str) -> Iterator[tuple[str, bool]]:
         tokens = {token for token in self._tokenize(text, True) if self._is_special(token)}
         names = {self._name(token): self._attributes(token) for token in tokens}
         if not names:
             yield text, False
             return
         longest_first = sorted(map(re.escape, names), key=len, reverse=True)
-        before, *rest = re.split(f"({'|'.join(longest_first)})", text)
-        for name, after in zip(rest[::2], rest[1::2], strict=True):
-            # Some tokens take the white space beside them with them, as Phi's do.
+        before, *pieces = re.split(f"({'|'.join(longest_first)})", text)
+        for name, after in zip(pieces[::2], pieces[1::2], strict=True):
+            # Some tokens, such as Phi's, include the white space beside them.
             yield before.rstrip() if names[name] & LSTRIP else before, False
             yield name, True
             before = after.lstrip() if names[name] & RSTRIP else after
         yield before, False
 
     def _is_special(self, token: int) -> bool:
-        """Whether a token steers the model: it must come from the template or the model alone."""
+        """Whether a token is reserved for the template and the model, cached."""
         if (special := self._special.get(token)) is None:
-            special = self._special[token] = self._steers(token)
+            special = self._special[token] = self._is_special_uncached(token)
         return special
 
-    def _steers(self, token: int) -> bool:
-        """`_is_special` without its cache."""
+    def _is_special_uncached(self, token: int) -> bool:
         attributes = self._attributes(token)
         if attributes & (CONTROL | UNKNOWN) or self.is_eog(token):
             return True
         if not attributes & USER_DEFINED:
             return False
-        # Vocabularies call runs of newlines and HTML tags user-defined as well, and these are text.
+        # Some vocabularies declare newlines and HTML tags as user-defined too, which are text.
         name = self._name(token)
         return bool(name.strip()) and name in self._template
 
@@ -211,10 +214,10 @@ class Tokenizer(Closeable):
     def _name(self, token: int) -> str:
         return self.piece(token, special=True).decode("utf-8", "replace")
 
-    def _named(self, token: int) -> int | None:
+    def _valid(self, token: int) -> int | None:
         return token if 0 <= token < self.n_vocab else None
 
     def _check(self, token: int) -> None:
-        """Keep ids that are out of range from llama.cpp, which would abort the process."""
+        """Raise IndexError for an id out of range, for which llama.cpp would abort the process."""
         if not 0 <= token < self.n_vocab:
             raise IndexError(f"token ids go from 0 to {self.n_vocab - 1}, not {token}")
