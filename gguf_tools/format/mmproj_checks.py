@@ -91,8 +91,9 @@ def soft_token_width(llm: GGUFFile) -> int:
     deepstack, https://arxiv.org/abs/2406.04334). Raises GGUFError for a file that is not an LLM.
     """
     n_deepstack = llm.metadata.get(f"{llm.architecture}.n_deepstack_layers")
-    has_deepstack = type(n_deepstack) is int and n_deepstack > 0
-    return llm.n_embd * (1 + n_deepstack if has_deepstack else 1)
+    if type(n_deepstack) is int and n_deepstack > 0:
+        return llm.n_embd * (1 + n_deepstack)
+    return llm.n_embd
 
 
 def _total(header: MmprojHeader) -> int:
