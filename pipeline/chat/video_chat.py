@@ -43,7 +43,8 @@ class VideoChat:
     """Ask about `videos`, with the LLM and the projector of `bundle`.
 
     `bundle`, `mmproj` and `tiles` are what `reellama.models.open_bundle` takes; `tokens` and
-    `pooling` are as in `PoolingOptions`. `llm` is another GGUF whose embeddings have the bundle's
+    `pooling` are as in `PoolingOptions`. With `model_only` the model answers all questions, also
+    what a file or a rule could answer. `llm` is another GGUF whose embeddings have the bundle's
     width; `system` replaces the bundle's system prompt; `read_options` says how videos are read,
     and `frames`, `start` and `end` win over it; `cache` is the folder that keeps encoded videos for
     the next question, None keeps nothing; `merged` is a folder of LLMs that have the bundle's
@@ -65,6 +66,7 @@ class VideoChat:
         tokens: int | None = None,
         pooling: str = "auto",
         tiles: bool = False,
+        model_only: bool = False,
         cache: Path | None = ENCODED_FRAMES,
         merged: Path | None = None,
         merge: bool = False,
@@ -80,6 +82,7 @@ class VideoChat:
         given = {name: value for name, value in given.items() if value is not None}
         self.read_options = replace(read_options, **given)
         self.pooling = PoolingOptions(tokens, pooling)
+        self.model_only = model_only
         self.timings = Timings()
         self._described: tuple[Video, dict[str, Any], str] | None = None  # and with which options
         with self.timings.stage("load"):
@@ -235,7 +238,8 @@ class VideoChat:
 
         What the file itself says (how long, how large, ...) and what its subtitles say word for
         word comes from there, as one token; see `plan_answer` for this and for what is asked of the
-        model in other words. With a grammar or a schema the model answers all questions itself.
+        model in other words. With a grammar or a schema, and with `model_only`, the model answers
+        all questions itself.
         """
         return self._answer(len(self.turns), question, generation)
 
@@ -285,7 +289,8 @@ class VideoChat:
 
     def _plan(self, question: str, generation: dict[str, Any]) -> AnswerPlan:
         sampling = generation.get("sampling", GREEDY_SAMPLING)
-        if sampling.grammar is not None or sampling.json_schema is not None:  # the model can
+        has_grammar = sampling.grammar is not None or sampling.json_schema is not None
+        if self.model_only or has_grammar:
             return AnswerPlan(videos_in_question(question, self.videos)[0])
         return plan_answer(question, self.videos, self.bundle, self.languages)
 

@@ -68,6 +68,10 @@ def parse_gpu_layers(text: str) -> GpuLayers:
     return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # a literal
 
 
+ModelOnlyOption = Annotated[
+    bool,
+    Option("--model-only", help="The model answers, also what a file or a rule could answer."),
+]
 BundleOption = Annotated[
     str,
     Option(
@@ -226,6 +230,7 @@ class ModelOptions(ComputeOptions, TokenOptions, BundleOptions):
         str | None,
         Option(metavar="TEXT", callback=typed_text, help="System prompt instead of the bundle's."),
     ] = None
+    model_only: ModelOnlyOption = False
     tiles: TilesOption = False
     n_ctx: ContextOption = 4096
 
@@ -249,6 +254,7 @@ class ModelOptions(ComputeOptions, TokenOptions, BundleOptions):
             "tokens": self.tokens,
             "pooling": self.pooling,
             "tiles": self.tiles,
+            "model_only": self.model_only,
             "system": self.system,
             "read_options": frames.read_options(),
             "n_ctx": self.n_ctx,

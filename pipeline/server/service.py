@@ -67,7 +67,9 @@ class Service:
             ),
             settings.video,
         )
-        self.prompt_preparer = PromptPreparer(settings.bundle, self.media_encoder, self.sandbox)
+        self.prompt_preparer = PromptPreparer(
+            settings.bundle, self.media_encoder, self.sandbox, model_only=settings.model_only
+        )
         self.admission = AdmissionController(
             settings.n_parallel, settings.queue, settings.max_per_client, self.metrics.count_dropped
         )

@@ -28,6 +28,8 @@ class Settings:
         it.
         video, tiles: how videos are read and their tokens pooled where a request does not say, and
         whether vision models see pictures in tiles.
+        model_only: whether the model also answers what a file or a rule could answer, where a
+        request does not say.
         n_parallel: answers at the same time; n_ctx: positions that each of them may take.
         queue: requests that may wait beyond these; more get status 503.
         max_per_client: requests of one client address that are answered or wait; None: no limit.
@@ -52,6 +54,7 @@ class Settings:
     llm: str | None = None
     video: VideoOptions = DEFAULT_VIDEO_OPTIONS
     tiles: bool = False
+    model_only: bool = False
     host: str = HOST
     port: int = PORT
     n_parallel: int = 4

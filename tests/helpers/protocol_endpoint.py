@@ -48,10 +48,12 @@ class Endpoint:
 SUBTITLES_TEST = (
     "test_vision_models.py::test_subtitles_in_the_file_stand_beside_it_unless_they_are_off"
 )
+MODEL_ONLY_TEST = "test_planned_answers.py::test_the_model_alone_answers_where_that_is_asked_for"
 VIDEO_FIELDS = {
     **dict.fromkeys(("frames", "sampling", "fps", "start", "end"), VIDEO_TEST),
     "subtitles": SUBTITLES_TEST,
     **dict.fromkeys(("tokens", "pooling"), VIDEO_TEST),
+    "model_only": MODEL_ONLY_TEST,
 }
 EXTRA_SAMPLING_FIELDS = dict.fromkeys(
     ("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n"), SAMPLING_TEST

@@ -36,6 +36,7 @@ HEAD_SECONDS = 60.0
 # option that differs from its default `ask` answers by itself.
 FRAME_OPTIONS = {"frames", "sampling", "fps", "start", "end", "subtitles"}
 MODEL_OPTIONS = {"bundle", "mmproj", "llm", "system", "tokens", "pooling", "tiles", "n_ctx"}
+MODEL_OPTIONS |= {"model_only"}
 ANSWER_OPTIONS = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"}
 ANSWER_OPTIONS |= {"max_tokens", "stop"}
 
@@ -92,7 +93,7 @@ def can_be_asked(
         and videos[0].is_file()
         and not sidecars(videos[0])  # the server reads the file alone
         and not is_verbose()
-        and (question is None or _is_for_a_model(question))
+        and (question is None or _is_for_a_model(question, model.model_only))
         and model.system != ""
         and all(
             getattr(group, field.name) == field.default
@@ -107,13 +108,15 @@ def can_be_asked(
     )
 
 
-def _is_for_a_model(question: str) -> bool:
+def _is_for_a_model(question: str, model_only: bool) -> bool:
     """Whether `ask` needs a model for a question. Others it answers from the file or its subtitles,
     or says that the language is not known, or that a bundle cannot tell this of footage."""
+    if question.strip() in ("", "-"):
+        return False
     needs_no_model = (
         asks_of_file(question) or asks_of_subtitles(question) or asks_beyond_footage(question)
     )
-    return question.strip() not in ("", "-") and not needs_no_model and is_in(question, ["en"])
+    return model_only or (not needs_no_model and is_in(question, ["en"]))
 
 
 def _begin(
@@ -166,6 +169,7 @@ def _options(frames: FrameOptions, model: ModelOptions, answer: AnswerOptions) -
         **{name: getattr(reading, name) for name in FRAME_OPTIONS},
         "tokens": model.tokens,
         "pooling": model.pooling,
+        "model_only": model.model_only,
     }
     return {name: value for name, value in options.items() if value is not None}
 

@@ -19,6 +19,7 @@ from reellama.pipeline.cli.options import (
     BundleOptions,
     ComputeOptions,
     ContextOption,
+    ModelOnlyOption,
     SamplingOptions,
     TilesOption,
     TokenOptions,
@@ -70,6 +71,7 @@ class ServedModelOptions(ComputeOptions, BundleOptions):
 
     llm: Annotated[str | None, Option(metavar="GGUF", help="Another LLM of its width.")] = None
     tiles: TilesOption = False
+    model_only: ModelOnlyOption = False
     parallel: Annotated[
         int, Option(min=1, max=64, metavar="N", help="Answers at the same time.")
     ] = 4
@@ -225,6 +227,7 @@ def _settings(
         llm=serving.llm,
         video=video,
         tiles=serving.tiles,
+        model_only=serving.model_only,
         host=listen.host,
         port=listen.port,
         n_parallel=serving.parallel,

@@ -291,6 +291,7 @@ class CountTokensRequest(BaseModel):
     subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
+    model_only: bool | None = None
 
     @property
     def instructions(self) -> str:
@@ -315,7 +316,12 @@ class CountTokensRequest(BaseModel):
         """The service's options. Raises ReellamaError for a value out of range."""
         video = checked_video_options(self.model_dump(include={*VIDEO_OPTIONS}))
         generation_options = GenerationOptions(max_tokens=NO_LIMIT, n_probs=0)
-        return RequestOptions(generation_options, keep_alive=self.keep_alive, video=video)
+        return RequestOptions(
+            generation_options,
+            keep_alive=self.keep_alive,
+            video=video,
+            model_only=self.model_only,
+        )
 
 
 class MessagesRequest(CountTokensRequest):
@@ -350,6 +356,7 @@ class MessagesRequest(CountTokensRequest):
             keep_alive=self.keep_alive,
             response_format=self._response_format,
             video=super().options().video,
+            model_only=self.model_only,
         )
 
     @property

@@ -22,13 +22,18 @@ MAX_QUESTION_CHARACTERS = 1000  # longer questions go to the model: to analyze t
 
 
 def plain_question(
-    request: ChatRequest, generation_options: GenerationOptions, has_schema: bool
+    request: ChatRequest,
+    generation_options: GenerationOptions,
+    *,
+    has_schema: bool = False,
+    model_only: bool = False,
 ) -> str:
     """The last question, or "" if it must go to the model as it is."""
     last = request.messages[-1] if request.messages else None
     has_grammar = has_schema or generation_options.sampling.grammar is not None
     if (
-        has_grammar
+        model_only
+        or has_grammar
         or request.usable_tools
         or last is None
         or last.role != "user"

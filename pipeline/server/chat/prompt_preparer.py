@@ -55,13 +55,21 @@ class PromptPreparer:
     """Prepares prompts for a loaded model. Belongs to one event loop.
 
     bundle_name: that of the server's bundle, for errors. sandbox: processes templates and schemas
-    that may be a client's.
+    that may be a client's. model_only: as in `Settings`.
     """
 
-    def __init__(self, bundle_name: str, media_encoder: MediaEncoder, sandbox: Sandbox) -> None:
+    def __init__(
+        self,
+        bundle_name: str,
+        media_encoder: MediaEncoder,
+        sandbox: Sandbox,
+        *,
+        model_only: bool = False,
+    ) -> None:
         self._bundle_name = bundle_name
         self._media_encoder = media_encoder
         self._sandbox = sandbox
+        self._model_only = model_only
         self._grammars = GrammarCache(sandbox)
         self._long_prompts = FairThreadPool("long prompts")
 
@@ -153,7 +161,11 @@ class PromptPreparer:
         """The conversation with its encoded media, and the plan of its answer."""
         n_media = sum(len(message.media) for message in request.messages)
         context_left = _context_left(loaded, options, n_media)
-        question = plain_question(request, options.generation_options, options.schema is not None)
+        model_only = self._model_only if options.model_only is None else options.model_only
+        has_schema = options.schema is not None
+        question = plain_question(
+            request, options.generation_options, has_schema=has_schema, model_only=model_only
+        )
         with_subtitles = asks_of_subtitles(question)
         encoded_media = [
             await self._encode(registered, message.media, options, context_left, with_subtitles)

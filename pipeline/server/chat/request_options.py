@@ -18,7 +18,8 @@ class RequestOptions:
     n_ctx: positions that may be used, at most the server's. keep_alive: seconds, -1 for ever.
     video: how videos are read, by the names of `reellama.pipeline.server.video_options`.
     response_format: "json", or a JSON schema. truncate: whether a conversation that is too long
-    loses its oldest turns, or is refused. context: token ids before the prompt.
+    loses its oldest turns, or is refused. model_only: whether the model answers questions that a
+    file or a rule could answer; None leaves it to the server. context: token ids before the prompt.
     """
 
     generation_options: GenerationOptions
@@ -26,6 +27,7 @@ class RequestOptions:
     keep_alive: float | None = None
     response_format: str | dict[str, Any] | None = None
     video: Mapping[str, Any] = field(default_factory=dict)
+    model_only: bool | None = None
     truncate: bool = True
     context: tuple[int, ...] = ()
 

@@ -98,6 +98,7 @@ class OllamaGenerationRequest(LoadingRequest):
             keep_alive=self.keep_alive,
             response_format=self.format or None,
             video=checked_video_options(self.options or {}),
+            model_only=checked.get("model_only"),
             truncate=self.truncate is not False,
         )
 
@@ -265,6 +266,8 @@ def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
             checked[name] = _integer(name, value)
         elif name == "stop":
             checked[name] = _strings(name, value)
+        elif name == "model_only":
+            checked[name] = _boolean(name, value)
     return checked
 
 
@@ -279,6 +282,12 @@ def _integer(name: str, value: Any) -> int:
     if not abs(number) <= (2**63 if isinstance(number, int) else 2**53):
         raise ReellamaError(f'option "{name}" must be of type integer')
     return int(number)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ReellamaError(f'option "{name}" must be true or false')
+    return value
 
 
 def _strings(name: str, value: Any) -> list[str]:

@@ -154,6 +154,7 @@ class OpenAIGenerationRequest(BaseModel):
     subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
+    model_only: bool | None = None
     logit_bias: dict[str, float] | None = None
 
     @field_validator("logit_bias")
@@ -246,6 +247,7 @@ class ChatCompletionRequest(OpenAIGenerationRequest):
             keep_alive=self.keep_alive,
             response_format=self.response_format.as_option() if self.response_format else None,
             video=self.video(),
+            model_only=self.model_only,
         )
 
 

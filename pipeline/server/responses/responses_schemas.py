@@ -239,6 +239,7 @@ class ResponsesRequest(BaseModel):
     subtitles: str | None = None
     tokens: int | None = None
     pooling: str | None = None
+    model_only: bool | None = None
 
     @field_validator("background", "conversation", "prompt")
     @classmethod
@@ -287,6 +288,7 @@ class ResponsesRequest(BaseModel):
             keep_alive=self.keep_alive,
             response_format=self.text.format.as_option() if self.text else None,
             video=checked_video_options(self.model_dump(include={*VIDEO_OPTIONS})),
+            model_only=self.model_only,
         )
 
 

@@ -193,6 +193,7 @@ def may_ask(**changed: object) -> bool:
         ("tokens", 64),
         ("pooling", "mean"),
         ("tiles", True),
+        ("model_only", True),
         ("llm", "other.gguf"),
         ("temperature", 0.5),
         ("seed", 3),
@@ -226,6 +227,8 @@ def test_what_files_answer_and_what_is_no_single_file_is_not_asked_of_a_server(
     assert can_be_asked(VIDEO, None, *options)
     for question in ("How long is it?", "What is said?", "Was passiert im Video?", "-", " "):
         assert not can_be_asked(VIDEO, question, *options)
+    alone = FrameOptions(), ModelOptions(model_only=True), AnswerOptions()
+    assert can_be_asked(VIDEO, "How long is it?", *alone)
     assert not can_be_asked(VIDEO * 2, "What?", *options)
     assert not can_be_asked([tmp_path], "What?", *options)
 

@@ -240,7 +240,7 @@ def test_a_long_text_is_no_question_that_is_answered_without_the_model() -> None
 
     said = "What is said? " * 400_000
     asked = ChatRequest([ServiceMessage("user", said)])
-    assert plain_question(asked, GenerationOptions(), False) == ""
+    assert plain_question(asked, GenerationOptions()) == ""
 
 
 def test_stored_items_of_a_conversation_count_towards_the_limit(url: str) -> None:

@@ -65,43 +65,46 @@ def post(url: str, path: str, body: dict[str, Any]) -> list[Any]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def ollama_chat(url: str, video: Path, question: str, stream: bool) -> str:
+def ollama_chat(url: str, video: Path, question: str, stream: bool, **more: bool) -> str:
     data = base64.b64encode(video.read_bytes()).decode()
     message = {"role": "user", "content": question, "videos": [data]}
-    body = {"messages": [message], "stream": stream, "options": {"temperature": 0}}
+    body = {"messages": [message], "stream": stream, "options": {"temperature": 0, **more}}
     return "".join(each["message"]["content"] for each in post(url, "/api/chat", body))
 
 
-def ollama_generate(url: str, video: Path, question: str, stream: bool) -> str:
+def ollama_generate(url: str, video: Path, question: str, stream: bool, **more: bool) -> str:
     data = base64.b64encode(video.read_bytes()).decode()
-    body = {"prompt": question, "videos": [data], "stream": stream, "options": {"temperature": 0}}
+    options = {"temperature": 0, **more}
+    body = {"prompt": question, "videos": [data], "stream": stream, "options": options}
     return "".join(each["response"] for each in post(url, "/api/generate", body))
 
 
-def openai_chat(url: str, video: Path, question: str, stream: bool) -> str:
+def openai_chat(url: str, video: Path, question: str, stream: bool, **more: bool) -> str:
     shown = {"type": "video_url", "video_url": {"url": data_url(video)}}
     content = [shown, {"type": "text", "text": question}]
     body = {"messages": [{"role": "user", "content": content}], "temperature": 0, "stream": stream}
+    body |= more
     choices = [c for each in post(url, "/v1/chat/completions", body) for c in each["choices"]]
     return "".join(c["delta" if stream else "message"].get("content") or "" for c in choices)
 
 
-def responses(url: str, video: Path, question: str, stream: bool) -> str:
+def responses(url: str, video: Path, question: str, stream: bool, **more: bool) -> str:
     shown = {"type": "input_video", "url": data_url(video)}
     content = [shown, {"type": "input_text", "text": question}]
     body = {"input": [{"role": "user", "content": content}], "temperature": 0, "stream": stream}
+    body |= more
     found = post(url, "/v1/responses", body)
     if stream:
         return "".join(e["delta"] for e in found if e["type"] == "response.output_text.delta")
     return "".join(part["text"] for item in found[0]["output"] for part in item["content"])
 
 
-def messages(url: str, video: Path, question: str, stream: bool) -> str:
+def messages(url: str, video: Path, question: str, stream: bool, **more: bool) -> str:
     data = base64.b64encode(video.read_bytes()).decode()
     source = {"type": "base64", "media_type": "video/mp4", "data": data}
     content = [{"type": "video", "source": source}, {"type": "text", "text": question}]
     body = {"messages": [{"role": "user", "content": content}], "max_tokens": 100}
-    found = post(url, "/v1/messages", {**body, "temperature": 0, "stream": stream})
+    found = post(url, "/v1/messages", {**body, "temperature": 0, "stream": stream, **more})
     if stream:
         return "".join(e["delta"]["text"] for e in found if e["type"] == "content_block_delta")
     assert found[0]["stop_reason"] == "end_turn"
@@ -119,6 +122,34 @@ def test_every_protocol_answers_as_the_command_line_does(
     assert said["Does anything move?"].startswith("I cannot tell")
     assert said["How long is the video?"] == "The file is 3.0 seconds long."
     assert {q: ask(url, cat, q, stream).strip() for q in QUESTIONS} == said
+
+
+@pytest.mark.parametrize("ask", PROTOCOLS, ids=lambda ask: ask.__name__)
+def test_the_model_alone_answers_where_that_is_asked_for(
+    ask: Callable[..., str], url: str, cat: Path, said: dict[str, str]
+) -> None:
+    question = "How long is the video?"
+    answer = ask(url, cat, question, False, model_only=True)
+    assert answer.strip() not in ("", said[question])
+    assert ask(url, cat, question, False, model_only=False).strip() == said[question]
+
+
+def test_a_server_may_leave_all_answers_to_its_model(
+    cat: Path, said: dict[str, str], tmp_path: Path
+) -> None:
+    question = "How long is the video?"
+    settings: dict[str, Any] = {"n_ctx": 512, "n_threads": 1, "store": tmp_path}
+    with serving(bundle="mini", model_only=True, **settings) as url:
+        answer = ollama_chat(url, cat, question, False)
+        assert answer.strip() not in ("", said[question])
+        assert ollama_chat(url, cat, question, False, model_only=False) == said[question]
+
+
+def test_whether_the_model_answers_alone_is_yes_or_no(url: str) -> None:
+    body = {"model": "mini", "prompt": "Hi.", "options": {"model_only": "maybe"}}
+    reply = httpx.post(f"{url}/api/generate", json=body, timeout=60)
+    assert reply.status_code == 400
+    assert reply.json()["error"] == 'option "model_only" must be true or false'
 
 
 def test_an_answer_that_has_a_form_is_the_models_own(url: str, cat: Path) -> None:
