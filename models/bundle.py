@@ -141,6 +141,11 @@ class Bundle:
         """The prompt that asks for a description."""
         return self.config.describe
 
+    @property
+    def describe_briefly(self) -> str:
+        """The same prompt: descriptions are as long as those that it was trained on."""
+        return self.describe
+
     def footage_caveat(self, features: np.ndarray) -> str:
         """A caveat for users about answers on real footage; "" for other videos.
 

@@ -29,6 +29,7 @@ class VideoBundle(Protocol):
         frames: how many frames of a video are sampled by default.
         max_side: pixels on the longest side of a decoded frame.
         system, describe: the system prompt, and the prompt that asks for a description.
+        describe_briefly: the prompt that asks for a description of one sentence.
         lora: GGUF LoRA adapters of the LLM and their scales.
         n_embd: width of the LLM's token embeddings.
         warning: for users, "" for none.
@@ -51,6 +52,8 @@ class VideoBundle(Protocol):
     def system(self) -> str: ...
     @property
     def describe(self) -> str: ...
+    @property
+    def describe_briefly(self) -> str: ...
     @property
     def lora(self) -> Sequence[tuple[Path, float]]: ...
     @property

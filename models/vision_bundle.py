@@ -65,6 +65,7 @@ class VisionBundle:
 
     system = ""
     describe = "Describe the video."
+    describe_briefly = "Describe in one sentence what the video shows."
     frames = FRAMES
     lora: Sequence[tuple[Path, float]] = ()
     joins_pictures = False  # only frames of one video are merged, not the pictures of a message

@@ -15,6 +15,7 @@ from reellama import prompts
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.subtitle_answers import as_text
+from reellama.pipeline.chat.whole_sentences import whole_sentences
 from reellama.pipeline.llm.generation_options import Sampling
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 PART_SECONDS = 4.0
 MAX_PARTS = 6
 SUBTITLE_POSITIONS = 2048  # of the context of the model that gets the notes
-NOTE_TOKENS = 64  # a description in the bundle's words is a sentence or two
+NOTE_TOKENS = 128  # a note is a sentence or two
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def _read_part(
 def _describe(video_chat: VideoChat, video: Video) -> str:
     chat = Chat(video_chat.engine, system=video_chat.bundle.system, videos=[video])
     answer = chat.ask(
-        video_chat.bundle.describe, sampling=Sampling(), max_tokens=NOTE_TOKENS, n_probs=0
+        video_chat.bundle.describe_briefly, sampling=Sampling(), max_tokens=NOTE_TOKENS, n_probs=0
     )
-    return " ".join("".join(token.text for token in answer).split())
+    text = " ".join("".join(token.text for token in answer).split())
+    is_cut_off = video_chat.engine.last.stop_reason in ("length", "context")
+    return whole_sentences(text) if is_cut_off else text

@@ -32,8 +32,13 @@ from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.answer_plan import plan_answer
 from reellama.pipeline.chat.conversation import Video
+from reellama.pipeline.chat.whole_sentences import whole_sentences
 from reellama.pipeline.llm.batching.batcher import Batcher
-from reellama.pipeline.llm.batching.generation_job import GenerationJob, JobUpdate
+from reellama.pipeline.llm.batching.generation_job import (
+    GenerationJob,
+    GenerationStats,
+    JobUpdate,
+)
 from reellama.pipeline.llm.generation_options import GenerationOptions
 from reellama.pipeline.llm.prompt import Prompt, Text, TokenizedPrompt
 from reellama.pipeline.long_video.video_index import CACHE_FOLDER, VideoIndex, index_video
@@ -47,20 +52,20 @@ from reellama.pipeline.video.subtitles import Subtitle
 MAX_SCENES = 300
 MIN_SCENE_SECONDS = 1.0
 N_PARALLEL = 4
-# Cells of a scene's context beside its tokens: the question, the template and the answer.
-QUESTION_CELLS = 256
+# Cells of a scene's context beside its tokens and the answer: the question and the template.
+QUESTION_CELLS = 128
 N_CTX = 512  # at least
 # Cells of a scene at most, unless more are asked for: frames in full may have any number.
 MAX_SCENE_CELLS = 1024
-DESCRIPTION_TOKENS = 64
-ANSWER_TOKENS = 128
+MAX_TOKENS = 128  # of a description or an answer, unless more are asked for
+DEFAULT_READ_OPTIONS = VideoReadOptions()
 # Scenes that are looked at again for a question.
 SCENES_PER_QUESTION = 3
 
 
 @dataclass(frozen=True)
 class TimelineScene:
-    """What is seen from `start` to `end` seconds; `time` is the moment that shows it best.
+    """What is seen from `start` to `end` seconds; `time` is the middle of it.
 
     said: what subtitles say meanwhile.
     """
@@ -102,15 +107,17 @@ class _PendingText:
     """A text that the LLM is writing."""
 
     updates: queue.SimpleQueue[JobUpdate] = field(default_factory=queue.SimpleQueue)
+    stats: GenerationStats = field(default_factory=GenerationStats)
 
     def text(self) -> str:
-        """The whole text, as soon as the LLM has written it."""
+        """The text, as soon as the LLM has written it: whole sentences, if a limit cut it off."""
         pieces = []
         while (update := self.updates.get()) is not None:
             if isinstance(update, Exception):
                 raise update
             pieces.append(update.text)
-        return "".join(pieces).strip()
+        text = "".join(pieces).strip()
+        return whole_sentences(text) if self.stats.stop_reason == "length" else text
 
 
 @dataclass(frozen=True)
@@ -128,9 +135,11 @@ class LongVideo(Closeable):
     """Watches long videos with one bundle. Close it, or use it in a `with` block.
 
     bundle, mmproj: as `open_bundle` takes them. llm: another GGUF whose embeddings have the
-    bundle's width. pooling: the tokens of a scene, for a vision GGUF. cache: folder of what was
-    seen of videos, or None. merged: folder of LLMs that have the bundle's adapter merged in, where
-    the right one is made if it is missing; None keeps the adapter beside the LLM.
+    bundle's width. read_options, pooling: which frames are taken of a scene, and its tokens, for a
+    vision GGUF. max_tokens: of a description or an answer; a longer one ends with its last whole
+    sentence. cache: folder of what was seen of videos, or None. merged: folder of LLMs that have
+    the bundle's adapter merged in, where the right one is made if it is missing; None keeps the
+    adapter beside the LLM.
     footage_caveat: what the bundle cannot tell of the scenes that it has seen, or "".
     Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
@@ -141,12 +150,15 @@ class LongVideo(Closeable):
         *,
         mmproj: str | Path | None = None,
         llm: str | None = None,
+        read_options: VideoReadOptions = DEFAULT_READ_OPTIONS,
         pooling: PoolingOptions = DEFAULT_POOLING,
+        max_tokens: int = MAX_TOKENS,
         n_threads: int | None = None,
         cache: Path | None = CACHE_FOLDER,
         merged: Path | None = None,
     ) -> None:
-        self.cache, self.pooling = cache, pooling
+        self.cache, self.read_options, self.pooling = cache, read_options, pooling
+        self.max_tokens = max_tokens
         self.footage_caveat = ""
         self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
         self.bundle.check_pooling(pooling)
@@ -156,7 +168,7 @@ class LongVideo(Closeable):
         self.bundle.check_llm(file)
         self._template = ChatTemplate.from_gguf(file)
         cells = pooling.tokens or min(self.bundle.n_tokens(pooling), MAX_SCENE_CELLS)
-        n_ctx = max(N_CTX, cells + QUESTION_CELLS)
+        n_ctx = max(N_CTX, cells + QUESTION_CELLS + max_tokens)
         path, lora = merged_or_beside(path, self.bundle.lora, merged, make=True)
         self._batcher = Batcher(
             path, n_parallel=N_PARALLEL, n_ctx=n_ctx, n_threads=n_threads, lora=lora
@@ -198,7 +210,8 @@ class LongVideo(Closeable):
             for i, (start, end) in enumerate(borders):
                 try:
                     scene = self._encode_scene(source, start, end)
-                    described.append((start, end, self._ask(scene.parts, self.bundle.describe)))
+                    written = self._ask(scene.parts, self.bundle.describe_briefly)
+                    described.append((start, end, written))
                 except VideoError as error:
                     skipped.append(f"{start:.1f} s to {end:.1f} s: {error}")
                 if report is not None:
@@ -246,35 +259,29 @@ class LongVideo(Closeable):
         if plan.answer is not None:
             return _KnownText(plan.answer)
         request = plan.request or question
-        return self._ask(scene.parts, request, ANSWER_TOKENS, plan.stop)
+        return self._ask(scene.parts, request, plan.stop)
 
     def _encode_scene(self, source: FrameSource, start: float, end: float) -> Video:
         """A scene as a video of its own: it is read as `ask --start --end` reads it."""
-        read_options = VideoReadOptions(start=start, end=end).with_defaults(
+        read_options = replace(self.read_options, start=start, end=end).with_defaults(
             frames=self.bundle.frames, max_side=self.bundle.max_side
         )
         clip = read_frames(source, read_options)
         features = self.bundle.features(clip.frames)
         array = self.bundle.project(features, clip.times)
         encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
-        context_left = self._batcher.n_ctx - QUESTION_CELLS
+        context_left = self._batcher.n_ctx - QUESTION_CELLS - self.max_tokens
         parts = self.bundle.prompt_parts(encoded, self.pooling, context_left)
         heap.trim_heap()
         caveat = self.bundle.footage_caveat(features)
         self.footage_caveat = self.footage_caveat or caveat
         return Video(source.path, parts, clip, caveat)
 
-    def _ask(
-        self,
-        video: Prompt,
-        question: str,
-        max_tokens: int = DESCRIPTION_TOKENS,
-        stop: Sequence[str] = (),
-    ) -> _PendingText:
+    def _ask(self, video: Prompt, question: str, stop: Sequence[str] = ()) -> _PendingText:
         written = _PendingText()
         tokenized = self._tokenize_prompt(video, question)
-        options = GenerationOptions(max_tokens=max_tokens, stop=stop, n_probs=0)
-        job = GenerationJob(tokenized, written.updates.put, options)
+        options = GenerationOptions(max_tokens=self.max_tokens, stop=stop, n_probs=0)
+        job = GenerationJob(tokenized, written.updates.put, options, stats=written.stats)
         self._batcher.submit(job)
         return written
 

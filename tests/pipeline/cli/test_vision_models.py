@@ -17,6 +17,7 @@ from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.long_video.timeline import LongVideo
 from reellama.pipeline.video.clip import open_video
+from reellama.pipeline.video.read_options import VideoReadOptions
 from tests.conftest import Result
 from tests.helpers import small_mmproj
 from tests.helpers.ollama_server import serve
@@ -225,14 +226,23 @@ def test_scenes_get_the_tokens_that_are_asked_for(
     model = vision_model("llava")  # 64 tokens a frame
     with (
         LongVideo(
-            model.llm, pooling=PoolingOptions(900, "full"), n_threads=1, cache=None
+            model.llm,
+            read_options=VideoReadOptions(12),
+            pooling=PoolingOptions(900, "full"),
+            max_tokens=9,
+            n_threads=1,
+            cache=None,
         ) as long_video,
         open_video(square_video) as source,
     ):
-        assert 512 < count_soft_tokens(long_video._encode_scene(source, 0.0, 2.0).parts) <= 900
-        assert long_video.timeline(source).scenes
-    few = ("--tokens=48", "--pooling=subsample", "--no-cache", "--threads=1")
-    assert reellama("timeline", square_video, "--bundle", model.llm, *few).status == 0
+        scene = long_video._encode_scene(source, 0.0, 2.0)
+        assert len(scene.clip.times) == 12
+        assert 512 < count_soft_tokens(scene.parts) <= 900
+        (text,) = [scene.text for scene in long_video.timeline(source).scenes]
+        assert text.endswith((".", "!", "?"))  # a text that is cut off ends so, or with "..."
+    few = ("--tokens=48", "--pooling=subsample", "--frames=2", "--max-tokens=3", "--no-cache")
+    made = reellama("timeline", square_video, "--bundle", model.llm, *few, "--threads=1")
+    assert made.status == 0, made.err
     refused = reellama("timeline", square_video, *few)
     assert refused.status == 1 and "leave out the number of tokens" in refused.err
 

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
-from reellama.pipeline.cli.options import BundleOptions, TokenOptions, check_llm_name
+from reellama.pipeline.cli.options import (
+    BundleOptions,
+    SamplingOptions,
+    TokenOptions,
+    check_llm_name,
+)
 
 if TYPE_CHECKING:
     from reellama.pipeline.llm.ollama_model import OllamaModel
@@ -34,8 +39,20 @@ class LongVideoOptions(BundleOptions):
 
 
 @dataclass(frozen=True)
-class SceneOptions(TokenOptions, LongVideoOptions):
-    """Which models watch scenes, and with how many tokens."""
+class SceneOptions(TokenOptions, SamplingOptions, LongVideoOptions):
+    """Which models watch scenes, and with how many frames and tokens."""
+
+    max_tokens: Annotated[
+        int,
+        Option(
+            "--max-tokens",
+            "--n-predict",
+            "-n",
+            min=1,
+            metavar="N",
+            help="Tokens of what is written of a scene, at most.",
+        ),
+    ] = 128
 
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
@@ -49,7 +66,9 @@ class SceneOptions(TokenOptions, LongVideoOptions):
             self.bundle,
             mmproj=self.mmproj,
             llm=llm,
+            read_options=self.read_options(),
             pooling=self.pooling_options(),
+            max_tokens=self.max_tokens,
             n_threads=self.threads,
             cache=cache,
             merged=MERGED_LLMS,
