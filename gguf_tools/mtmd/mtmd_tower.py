@@ -53,6 +53,8 @@ class PictureLayout:
         rows, columns: of the embeddings; one row if they lie on no grid.
         tiled: the parts of a picture with its tiles in order: token ids, or None for an image (a
             tile or the whole picture).
+        image_tokens: number of embeddings of each of these images. The numbers differ where
+            pictures keep their shape.
     """
 
     begin: tuple[int, ...]
@@ -60,6 +62,7 @@ class PictureLayout:
     rows: int
     columns: int
     tiled: tuple[tuple[int, ...] | None, ...]
+    image_tokens: tuple[int, ...]
 
     @property
     def n_tokens(self) -> int:
@@ -67,9 +70,9 @@ class PictureLayout:
         return self.rows * self.columns
 
     @property
-    def n_images(self) -> int:
-        """Number of images: the whole picture and its tiles."""
-        return self.tiled.count(None)
+    def n_tiled_cells(self) -> int:
+        """Cells of the context that the picture takes with all of its tiles."""
+        return sum(self.image_tokens) + sum(map(len, filter(None, self.tiled)))
 
 
 class MtmdTower(Closeable):
@@ -131,8 +134,8 @@ class MtmdTower(Closeable):
     ) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]` of one size -> float32 `[pictures, rows, columns, n_embd]`.
 
-        tiles: whether to encode the tiles of pictures, too. The rows of all images of a picture
-        then follow each other: `[pictures, images * rows, columns, n_embd]`.
+        tiles: whether to encode the tiles of pictures, too. The tokens of all images of a picture
+        then follow each other in one row.
         """
         if len({frame.shape for frame in frames}) != 1:
             raise VisionTowerError("frames of different sizes: scale them to one")
@@ -142,11 +145,12 @@ class MtmdTower(Closeable):
         # Process a few pictures at a time, because libmtmd stores them as float32.
         step = self.n_merged_frames * max(1, BATCH_TOKENS // layout.n_tokens)
         for start in range(0, len(frames), step):
-            embeddings += self._encode_some(frames[start : start + step], layout.n_tokens, tiles)
+            embeddings += self._encode_some(frames[start : start + step], tiles)
             if progress:
                 progress(min(start + step, len(frames)), len(frames))
         n_pictures = -(-len(frames) // self.n_merged_frames)
-        return np.stack(embeddings).reshape(n_pictures, -1, layout.columns, self.n_embd)
+        rows, columns = (1, -1) if tiles else (layout.rows, layout.columns)
+        return np.concatenate(embeddings).reshape(n_pictures, rows, columns, self.n_embd)
 
     def close(self) -> None:
         """Free the tower."""
@@ -163,17 +167,22 @@ class MtmdTower(Closeable):
                 if self.header.projector_type == "idefics3"
                 else begin or picture.ids_around(0)[0]
             )
-        rows, columns = self._grid(picture, image)
-        return PictureLayout(begin, end, rows, columns, picture.segments)
+        rows, columns = self._grid(picture, image, (width, height))
+        counts = tuple(picture.n_tokens(i) for i in range(len(picture.images)))
+        return PictureLayout(begin, end, rows, columns, picture.segments, counts)
 
     def _overview(self, picture: TokenizedPicture) -> int:
         """The index of the image that shows the whole picture."""
         return 0 if self.header.projector_type in OVERVIEW_FIRST else len(picture.images) - 1
 
-    def _grid(self, picture: TokenizedPicture, image: int) -> tuple[int, int]:
-        """Rows and columns of an image's embeddings; one row if they lie on no grid."""
+    def _grid(
+        self, picture: TokenizedPicture, image: int, size: tuple[int, int]
+    ) -> tuple[int, int]:
+        """Rows and columns of a picture's embeddings; one row where they are no grid."""
         n_tokens = picture.n_tokens(image)
         rows = columns = round(n_tokens**0.5)
+        if (own := self.header.grid(size)) and own[0] * own[1] == n_tokens:
+            rows, columns = own
         if self.has_mrope:
             _, y, x = picture.offsets(image)
             rows, columns = int(y.max()) + 1, int(x.max()) + 1
@@ -182,37 +191,37 @@ class MtmdTower(Closeable):
             return 1, n_tokens
         return rows, columns
 
-    def _encode_some(
-        self, frames: Sequence[np.ndarray], n_tokens: int, tiles: bool
-    ) -> list[np.ndarray]:
-        """Embeddings `[n_tokens, n_embd]` of each image of some frames."""
+    def _encode_some(self, frames: Sequence[np.ndarray], tiles: bool) -> list[np.ndarray]:
+        """`[tokens, n_embd]` for each image of some frames, with or without the tiles."""
         step = self.n_merged_frames
         pictures = [
             TokenizedPicture(self.ptr, frames[i : i + step]) for i in range(0, len(frames), step)
         ]
         images = [
-            image
+            (picture.images[i], picture.n_tokens(i))
             for picture in pictures
-            for image in (picture.images if tiles else [picture.images[self._overview(picture)]])
+            for i in (range(len(picture.images)) if tiles else [self._overview(picture)])
         ]
         embeddings: list[np.ndarray] = []
         while len(embeddings) < len(images):
-            embeddings += self._encode_batch(images[len(embeddings) :], n_tokens)
+            embeddings += self._encode_batch(images[len(embeddings) :])
         return embeddings
 
-    def _encode_batch(self, images: Sequence[Any], n_tokens: int) -> list[np.ndarray]:
-        """Embeddings `[n_tokens, n_embd]` of each of the first images, as many as fit a batch."""
+    def _encode_batch(self, images: Sequence[tuple[Any, int]]) -> list[np.ndarray]:
+        """Embeddings `[tokens, n_embd]` of each of the first images, as many as fit a batch.
+
+        images: chunks of libmtmd, and how many tokens each has.
+        """
         batch = mtmd.mtmd_batch_init(self.ptr)
         try:
             added = list(
-                takewhile(lambda image: not mtmd.mtmd_batch_add_chunk(batch, image), images)
+                takewhile(lambda image: not mtmd.mtmd_batch_add_chunk(batch, image[0]), images)
             )
             if not added or mtmd.mtmd_batch_encode(batch):
                 reason = " ".join(backend.last_errors()[-1:])
                 raise VisionTowerError(f"{self.path} could not encode a frame: {reason}")
-            shape = (n_tokens, self.n_embd)
-            rows = [mtmd.mtmd_batch_get_output_embd(batch, image) for image in added]
-            return [np.ctypeslib.as_array(row, shape).copy() for row in rows]
+            outputs = [(mtmd.mtmd_batch_get_output_embd(batch, image), n) for image, n in added]
+            return [np.ctypeslib.as_array(rows, (n, self.n_embd)).copy() for rows, n in outputs]
         finally:
             mtmd.mtmd_batch_free(batch)
 
