@@ -7,8 +7,8 @@ The models have random weights (`benchmarks.helpers.random_vision_gguf`), so onl
 counts. The clip is drawn, and one frame a second is taken of it. Each measurement is a process of
 its own; the frames go through the tower once, in the first.
 
-frames       that the pooled tokens come from; where this is fewer than there are, the tower need
-             not have seen the others, and its time is that share of the whole
+frames       that the pooled tokens come from; the program does not encode the others, so that the
+             time of the tower is that share of the whole
 tokens       cells of the KV cache that the video fills, with its times as text
 tower        seconds to read the frames and to encode them
 prefill      seconds that llama.cpp reads the prompt
@@ -165,8 +165,7 @@ def measure(model: VisionModel, video: EncodedFrames, options: PoolingOptions) -
             next(tokens)
         second = ProcessClock.now() - began
         read, cells = engine.last.n_read, engine.count(parts)
-    n_shown = plan.grid[0] if plan.method == "subsample" and plan.grid else len(video.array)
-    return Cost(n_shown, cells, prefill, first_token, read, own, second, peak_memory())
+    return Cost(plan.frames, cells, prefill, first_token, read, own, second, peak_memory())
 
 
 def middle(costs: Sequence[Cost]) -> Cost:
@@ -251,7 +250,7 @@ def plot(path: Path, found: dict[str, dict[tuple[str, int], Cost]], subtitle: st
     axes.set_yscale("log")
     axes.margins(0.1)
     axes.set_xlabel("tokens of the video; the last point of a line is its frames in full")
-    axes.set_ylabel("seconds to the first token, tower not counted")
+    axes.set_ylabel("seconds to the first token, once the frames are encoded")
     axes.set_title(f"A minute of video in fewer tokens\n{subtitle}", fontsize=11)
     axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -114,9 +114,7 @@ def plan_for(
 ) -> PoolingPlan:
     """The planner's, or one with so many groups, which spend what remains of the budget."""
     frame = FrameTokens(side, side)
-    plan = plan_pooling(
-        budget, frame, available=frames, frames=frames, group_tokens=text, method=method
-    )
+    plan = plan_pooling(budget, frame, frames=frames, group_tokens=text, method=method)
     if groups is None or method == "full":
         return plan
     encoded = groups if method == "subsample" else frames

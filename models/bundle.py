@@ -34,7 +34,12 @@ from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.bundle_config import BundleConfig, BundleError
 from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, VOCABULARY, WEIGHTS
 from reellama.models.concepts.vocabulary import ConceptVocabulary
-from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.encoded_frames import (
+    ChosenFrames,
+    EncodedFrames,
+    all_frames,
+    frame_size,
+)
 from reellama.models.networks.bundle_networks import BundleNetworks
 from reellama.models.networks.frame_search import ClipSearch, ConceptSearch
 from reellama.models.networks.network_sources import ClipPart, FeatureSource
@@ -109,8 +114,13 @@ class Bundle:
         """How many frames of a video are sampled by default."""
         return self.config.frames
 
+    @property
+    def max_frames(self) -> int:
+        """Most frames where a user asks for a rate: no more than it was trained with."""
+        return self.config.frames
+
     joins_pictures = True  # several pictures in one message are frames of a clip, as in training
-    max_side = MAX_SIDE
+    max_side = still_side = MAX_SIDE
     languages = property(lambda self: self.config.known_languages)
     reads_text = False  # training prompts had no text beside the video
 
@@ -326,7 +336,33 @@ class Bundle:
             slot_texts=slot_choices() if self.config.slots else None, top_classes=labels,
         )  # fmt: skip
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
+    def choose_frames(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> ChosenFrames:
+        """All frames: the number of soft tokens is always the same."""
+        return all_frames(frames)
+
+    def chosen_features(self, chosen: ChosenFrames) -> np.ndarray:
+        """The features of the result of `choose_frames`, as `features`."""
+        return self.features(chosen.frames)
+
+    def encoding_version(
+        self, options: PoolingOptions, n_frames: int, context_left: int | None
+    ) -> str:
+        """An empty text: the soft tokens depend on no option and on no context."""
+        return ""
+
+    def encode(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> EncodedFrames:
         """uint8 RGB frames `[H, W, 3]` at `times [T]` seconds -> soft tokens, float32
         `[tokens, n_embd]`."""
         soft = self.project(self.features(frames), times)

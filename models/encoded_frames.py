@@ -20,19 +20,52 @@ class EncodedFrames(NamedTuple):
 
     Attributes:
         array: float32, soft tokens `[tokens, n_embd]` of a `Bundle`, or tokens of each picture
-            `[pictures, rows, columns, n_embd]` of a `VisionBundle`.
+            `[pictures, rows, columns, n_embd]` of a `VisionBundle`, float16 where it holds them.
         times: float64, seconds of each frame, or of the first frame of each picture.
         frame_size: width and height of the frames in pixels, int64 `[2]`.
+        n_read: number of frames from which these were chosen, int64; 0 if these are all.
     """
 
     array: np.ndarray
     times: np.ndarray
     frame_size: np.ndarray
+    n_read: np.ndarray = np.array(0, np.int64)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the frames in pixels."""
+        width, height = self.frame_size
+        return int(width), int(height)
 
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
         return sum(array.nbytes for array in self)
+
+
+class ChosenFrames(NamedTuple):
+    """Frames that go through a bundle's tower, as it takes them.
+
+    chosen: which these are of the frames that were read, int64. tiles: whether the tower shows
+    each in tiles too.
+    """
+
+    frames: Sequence[np.ndarray]
+    chosen: np.ndarray
+    tiles: bool = False
+
+
+def all_frames(frames: Sequence[np.ndarray]) -> ChosenFrames:
+    """All frames as they were read."""
+    return ChosenFrames(frames, np.arange(len(frames)))
+
+
+def encoded_frames(
+    array: np.ndarray, chosen: ChosenFrames, frames: Sequence[np.ndarray], times: np.ndarray
+) -> EncodedFrames:
+    """What a bundle made of those that it chose of `frames` at `times` seconds."""
+    n_read = np.array(len(frames), np.int64)
+    return EncodedFrames(array, times[chosen.chosen], frame_size(frames), n_read)
 
 
 def frame_size(frames: Sequence[np.ndarray]) -> np.ndarray:

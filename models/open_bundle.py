@@ -15,7 +15,7 @@ from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import BUNDLES, Bundle
 from reellama.models.bundle_config import BundleError
-from reellama.models.encoded_frames import EncodedFrames
+from reellama.models.encoded_frames import ChosenFrames, EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 
 
@@ -27,7 +27,9 @@ class VideoBundle(Protocol):
         version: changes with the bundle's files.
         changed: whether the files were written since the bundle was opened.
         frames: how many frames of a video are sampled by default.
+        max_frames: how many at most where a user asks for a rate and not for a number.
         max_side: pixels on the longest side of a decoded frame.
+        still_side: the same of a still, or of the only frame that is taken.
         system, describe: the system prompt, and the prompt that asks for a description.
         describe_briefly: the prompt that asks for a description of one sentence.
         lora: GGUF LoRA adapters of the LLM and their scales.
@@ -47,7 +49,11 @@ class VideoBundle(Protocol):
     @property
     def frames(self) -> int: ...
     @property
+    def max_frames(self) -> int: ...
+    @property
     def max_side(self) -> int: ...
+    @property
+    def still_side(self) -> int: ...
     @property
     def system(self) -> str: ...
     @property
@@ -77,11 +83,31 @@ class VideoBundle(Protocol):
 
     def prepare_projection(self, frames: Sequence[np.ndarray]) -> None: ...
 
+    def choose_frames(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> ChosenFrames: ...
+
+    def chosen_features(self, chosen: ChosenFrames) -> np.ndarray: ...
+
+    def encoding_version(
+        self, options: PoolingOptions, n_frames: int, context_left: int | None
+    ) -> str: ...
+
     def features(self, frames: Sequence[np.ndarray]) -> np.ndarray: ...
 
     def project(self, features: np.ndarray, times: np.ndarray) -> np.ndarray: ...
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames: ...
+    def encode(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> EncodedFrames: ...
 
     def check_pooling(self, options: PoolingOptions) -> None: ...
 

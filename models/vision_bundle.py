@@ -5,7 +5,9 @@
     parts = bundle.prompt_parts(video)          # for `Engine.generate`
 
 No training is needed: the tokens of the pictures are pooled over time and space to fit the budget
-(`reellama.models.token_pooling`).
+(`reellama.models.token_pooling`). The budget also decides how large pictures are seen
+(`reellama.models.picture_size`), so `encode` takes it, too; frames that the plan drops are not
+encoded.
 """
 
 from __future__ import annotations
@@ -25,31 +27,35 @@ from reellama.gguf_tools.format.reader import GGUFFile, read_gguf
 from reellama.gguf_tools.inspection.nonfinite_weights import check_weights
 from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout, VisionTowerError
 from reellama.gguf_tools.mtmd.tower_probe import check_tower
-from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text, TokenIds
+from reellama.gguf_tools.text.prompt_parts import Prompt, Text, TokenIds
 from reellama.models.array_cache import ArrayCache
-from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.encoded_frames import ChosenFrames, EncodedFrames, encoded_frames
+from reellama.models.picture_size import (
+    VIDEO_PICTURE_TOKENS,
+    size_of,
+    takes_any_size,
+    tokens_per_picture,
+)
+from reellama.models.token_pooling.grid_pooling import spread_evenly
 from reellama.models.token_pooling.options import (
     AUTO,
     DEFAULT_POOLING,
     DEFAULT_TOKENS,
+    STILL_TOKENS,
     PoolingOptions,
 )
 from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
 from reellama.models.token_pooling.pool import pool
+from reellama.models.vision_prompt import soft_tokens, tiled_parts, timestamp
 
 FRAMES = 16  # default number; encoding them takes most of the time before an answer
+MAX_FRAMES = 256  # where a user asks for a rate: all of them are in memory at once
 # The longest side of a decoded frame is this many times the side of the tower's input, so that the
 # short side of a wide video is not smaller than the input.
 READ_SCALE = 2
 MIN_READ_SIDE, MAX_READ_SIDE = 224, 1024  # pixels
-# Towers that take pictures of any size get frames of about this many tokens. Qwen2.5-VL uses 128 as
-# its minimum for a frame of a video.
-ANY_SIZE_TOKENS = 128
-# The text before the tokens of a group of frames, by family. Other families get "<0:12>".
-TIMESTAMPS = {
-    "idefics3": "Frame from {minutes:02}:{rest:02}:",  # SmolVLM2
-    "qwen3vl_merger": "<{seconds:.1f} seconds>",
-}
+DETAIL_SIDE = 2048  # pixels of a picture that is seen in detail; few families make use of more
+MAX_FLOAT16 = 60_000  # the largest number that float16 holds is 65,504
 
 
 class VisionBundle:
@@ -59,7 +65,8 @@ class VisionBundle:
         llm, mmproj: the GGUF files.
         name: for people; None for the name of the LLM's file.
         tiles: whether the LLM gets each frame in full and in tiles, as llama.cpp does with
-            pictures. Their tokens are not pooled.
+            pictures, if the family has tiles. Their tokens are not pooled. Without it, the LLM gets
+            the tiles of a still if the budget holds all of them.
         cache: for the features of frames, so that they are not encoded again.
     """
 
@@ -67,6 +74,7 @@ class VisionBundle:
     describe = "Describe the video."
     describe_briefly = "Describe in one sentence what the video shows."
     frames = FRAMES
+    max_frames = MAX_FRAMES
     lora: Sequence[tuple[Path, float]] = ()
     joins_pictures = False  # only frames of one video are merged, not the pictures of a message
 
@@ -125,7 +133,7 @@ class VisionBundle:
     @property
     def warning(self) -> str:
         """That tokens are not pooled, for a family that is not known to pool well; else ""."""
-        if self.tiles or self._header.family is not None:
+        if self._all_tiles or self._header.family is not None:
             return ""
         return (
             f"{self.mmproj.name}: its family, {self._header.projector_type}, is not known to pool "
@@ -135,7 +143,21 @@ class VisionBundle:
     @property
     def max_side(self) -> int:
         """Pixels on the longest side of a decoded frame."""
+        if self._all_tiles:
+            return DETAIL_SIDE
         return min(max(READ_SCALE * (self._header.image_size or 0), MIN_READ_SIDE), MAX_READ_SIDE)
+
+    @property
+    def still_side(self) -> int:
+        """The same of a still, or of the one frame that is taken of a video."""
+        header = self._header
+        in_detail = header.family is None or takes_any_size(header) or header.has_tiles
+        return DETAIL_SIDE if in_detail else self.max_side
+
+    @property
+    def _all_tiles(self) -> bool:
+        """Whether all pictures are shown in tiles."""
+        return self.tiles and (self._header.family is None or self._header.has_tiles)
 
     def prepare(self) -> None:
         """Do nothing: llama.cpp, which also runs the tower, may be loading the LLM meanwhile."""
@@ -143,18 +165,72 @@ class VisionBundle:
     def prepare_projection(self, frames: Sequence[np.ndarray]) -> None:
         """Do nothing: the projector is a part of the tower."""
 
-    def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 RGB frames `[H, W, 3]` -> float32 `[pictures, rows, columns, n_embd]`.
+    def choose_frames(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> ChosenFrames:
+        """The frames that are shown of those at `times` seconds, scaled to what the budget holds.
+
+        options, context_left: as `prompt_parts` will get them. Raises PoolingError as it does.
+        """
+        size, step, still = _size(frames[0]), self.tower.n_merged_frames, len(frames) == 1
+        if self._all_tiles or (still and self._tiles_fit(size, options, context_left)):
+            scaled = [_scaled(frame, size) for frame in frames]
+            return ChosenFrames(scaled, np.arange(len(frames)), tiles=True)
+        n_pictures = -(-len(frames) // step)
+        around = self._tokens_around(times[::step])
+        in_full = self._method(options) == "full"
+        share = tokens_per_picture(
+            options, n_pictures, around, context_left, still=still, in_full=in_full
+        )
+        size = size_of(self._header, *size, share)
+        layout = self.tower.layout(*size)
+        grid = (layout.rows, layout.columns)
+        plan = self._plan(n_pictures, grid, around, options, context_left, still=still)
+        pictures = spread_evenly(n_pictures, plan.frames)
+        chosen = (pictures[:, None] * step + np.arange(step)).ravel()
+        chosen = chosen[chosen < len(frames)]
+        return ChosenFrames([_scaled(frames[i], size) for i in chosen], chosen)
+
+    def chosen_features(self, chosen: ChosenFrames) -> np.ndarray:
+        """The features of what `choose_frames` gave."""
+        return self.features(chosen.frames, tiles=chosen.tiles)
+
+    def encoding_version(
+        self, options: PoolingOptions, n_frames: int, context_left: int | None
+    ) -> str:
+        """What the features of at most `n_frames` depend on beside the frames, for a cache: "" for
+        nothing, so that another budget encodes nothing again."""
+        still, method = n_frames == 1, self._method(options)
+        detail = takes_any_size(self._header) or (still and self._header.has_tiles)
+        leaves_out = not still and method in ("full", "subsample")
+        if self._all_tiles or not (detail or leaves_out):
+            return ""
+        budget = options.tokens
+        if budget is None and (still or method != "full"):
+            budget = STILL_TOKENS if still else DEFAULT_TOKENS
+        limits = [limit for limit in (budget, context_left) if limit is not None]
+        room = min(limits, default=None)
+        if room is not None and not still and not leaves_out:
+            room = max(room, VIDEO_PICTURE_TOKENS)  # pictures are no smaller than that
+        return f"{options.method if still or leaves_out else ''} {room}"
+
+    def features(self, frames: Sequence[np.ndarray], *, tiles: bool = False) -> np.ndarray:
+        """uint8 RGB frames `[H, W, 3]`, as `choose_frames` gives them -> float16
+        `[pictures, rows, columns, n_embd]`, or float32 where float16 does not hold them.
 
         A picture is a frame, or two frames if the family merges neighbours, see `MtmdTower.encode`.
         """
         if self.cache is None:
-            return self._encode(frames)
-        key = _content_key(self.version, frames)
+            return self._encode(frames, tiles)
+        key = _content_key(self.version, frames, tiles)
         cached = self.cache.read(key)
         if cached is not None and "features" in cached:
             return cached["features"]
-        features = self._encode(frames)
+        features = self._encode(frames, tiles)
         if not self.changed:  # else the weights may be a mix of both versions
             self.cache.write(key, features=features)
         return features
@@ -163,9 +239,17 @@ class VisionBundle:
         """The features unchanged: the projector is a part of the tower."""
         return features
 
-    def encode(self, frames: Sequence[np.ndarray], times: np.ndarray) -> EncodedFrames:
-        """uint8 RGB frames `[H, W, 3]` at `times [T]` seconds -> their encoding for the cache."""
-        return EncodedFrames(self.features(frames), times, frame_size(frames))
+    def encode(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> EncodedFrames:
+        """uint8 RGB frames `[H, W, 3]` at `times [T]` seconds -> the encoding of those that
+        `choose_frames` returns, for the cache."""
+        chosen = self.choose_frames(frames, times, options, context_left)
+        return encoded_frames(self.chosen_features(chosen), chosen, frames, times)
 
     def check_pooling(self, options: PoolingOptions) -> None:
         """Do nothing: all options work, because pooling needs no training."""
@@ -173,7 +257,7 @@ class VisionBundle:
     def n_tokens(self, options: PoolingOptions = DEFAULT_POOLING) -> int:
         """Largest number of cells of the KV cache for a video if the context is no limit."""
         side = self.tower.image_size
-        layout = self.tower.layout(*self._tower_size(side, side))
+        layout = self._layout(side, side)
         n_around = len(layout.begin) + len(layout.end)
         return self._budget(options, self.frames, layout.rows, layout.n_tokens + n_around)
 
@@ -194,21 +278,22 @@ class VisionBundle:
         Raises:
             PoolingError: the budget or the context is too small, see `plan_pooling`.
         """
-        if self.tiles:
-            return self._tiled_parts(video)
-        pictures, times = video.array, self._picture_times(video)
+        if self._has_tiles(video):
+            return tiled_parts(self.tower, video)
+        pictures, times = video.array.astype(np.float32), self._picture_times(video)
         plan = self.plan(video, options, context_left)
-        layout = self._layout(video)
+        layout = self._layout(*video.size)
         begin, end = TokenIds(layout.begin), TokenIds(layout.end)
-        pooled = pool(pictures, plan.method, plan.tokens, groups=plan.groups, grid=layout.rows > 1)
+        grid = pictures.shape[1] > 1
+        pooled = pool(pictures, plan.method, plan.tokens, groups=plan.groups, grid=grid)
         parts: Prompt = []
         stops = np.cumsum(pooled.group_sizes)
         for first, size, stop in zip(pooled.group_frames, pooled.group_sizes, stops, strict=True):
             group = slice(stop - size, stop)
-            if len(times) > 1:
-                parts.append(Text(self._timestamp(times[first])))
+            if self._n_pictures(video) > 1:
+                parts.append(Text(timestamp(self._header, times[first])))
             positions = pooled.positions[group] - (first, 0, 0)
-            soft = self._soft_tokens(pooled.tokens[group], positions, pictures.shape[1:3])
+            soft = soft_tokens(self.tower, pooled.tokens[group], positions, pictures.shape[1:3])
             parts += [begin, soft, end]
         return [part for part in parts if part != TokenIds(())]
 
@@ -219,25 +304,50 @@ class VisionBundle:
         context_left: int | None = None,
     ) -> PoolingPlan:
         """How the pictures of a video are pooled. Arguments and errors as `prompt_parts`."""
-        pictures, rows, columns, _ = video.array.shape
-        n_around = self._tokens_around(video)
+        n_pictures, still = self._n_pictures(video), len(video.times) == 1 and video.n_read <= 1
+        n_around = self._tokens_around(self._picture_times(video), n_pictures)
+        grid = video.array.shape[1:3]
+        return self._plan(n_pictures, grid, n_around, options, context_left, still=still)
+
+    def _n_pictures(self, video: EncodedFrames) -> int:
+        """Number of pictures of the sampled frames, including those that were not encoded."""
+        return max(len(video.array), -(-int(video.n_read) // self.tower.n_merged_frames))
+
+    def _plan(
+        self,
+        n_pictures: int,
+        grid: Sequence[int],
+        n_around: int,
+        options: PoolingOptions,
+        context_left: int | None,
+        *,
+        still: bool,
+    ) -> PoolingPlan:
+        """The plan for `n_pictures` with a `grid` of tokens and `n_around` around each group."""
+        rows, columns = grid
         return plan_pooling(
-            self._budget(options, pictures, rows, rows * columns + n_around),
+            self._budget(options, n_pictures, rows, rows * columns + n_around, still=still),
             FrameTokens(rows, columns, grid=rows > 1),
-            available=pictures,
-            frames=pictures,
+            frames=n_pictures,
             group_tokens=n_around,
             context_left=context_left,
             method=self._method(options, rows),
         )
 
-    def _method(self, options: PoolingOptions, rows: int) -> str:
-        """The requested pooling; for "auto", "full" if the family is not known to pool well."""
+    def _method(self, options: PoolingOptions, rows: int | None = None) -> str:
+        """The requested pooling; for "auto", "full" if the family is not known to pool well.
+        `rows` of tokens, or None before they are known."""
         in_full = options.method == AUTO and not self._pools_well(rows)
         return "full" if in_full else options.method
 
     def _budget(
-        self, options: PoolingOptions, pictures: int, rows: int, picture_tokens: int
+        self,
+        options: PoolingOptions,
+        pictures: int,
+        rows: int,
+        picture_tokens: int,
+        *,
+        still: bool = False,
     ) -> int:
         """The number of cells for a video.
 
@@ -246,17 +356,22 @@ class VisionBundle:
         """
         if options.tokens is not None:
             return options.tokens
-        in_full = self._method(options, rows) == "full"
-        return pictures * picture_tokens if in_full else DEFAULT_TOKENS
+        if self._method(options, rows) == "full":
+            return pictures * picture_tokens
+        return max(STILL_TOKENS, picture_tokens) if still else DEFAULT_TOKENS
 
-    def _pools_well(self, rows: int) -> bool:
+    def _pools_well(self, rows: int | None) -> bool:
         """Whether the family is known to pool well.
 
         Its tokens must be the cells of a grid, or the outputs of a resampler's queries. A grid with
         tokens between its rows (Pixtral), of which libmtmd reports one row, does not pool well.
         """
-        family = self._header.family
-        return family is not None and (rows > 1 or not family.is_grid)
+        header = self._header
+        if header.family is None:
+            return False
+        if rows is None:
+            return not (header.has_row_end or header.family.n_around)
+        return rows > 1 or not header.family.is_grid
 
     def pooling_summary(
         self,
@@ -265,94 +380,65 @@ class VisionBundle:
         context_left: int | None = None,
     ) -> tuple[str, ...]:
         """The plan in one line, then its notes, for people."""
-        if self.tiles:
+        if self._has_tiles(video):
             return ("in full, with tiles",)
         plan = self.plan(video, options, context_left)
         return (f"{plan.method}, {plan.groups} groups, at most {plan.total} cells", *plan.notes)
 
-    def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+    def _encode(self, frames: Sequence[np.ndarray], tiles: bool) -> np.ndarray:
         """As `features`, without the cache. Raises VisionTowerError for values not finite."""
-        features = self.tower.encode(self._scaled(frames), tiles=self.tiles)
+        features = self.tower.encode(frames, tiles=tiles)
         if not np.isfinite(features).all():
             check_weights(read_gguf(self.mmproj))  # raises an error if a weight is damaged
             raise VisionTowerError(
                 f"{self.mmproj} makes tokens that are not finite numbers: its type does not hold "
                 "them; take one of type BF16 or F32"
             )
-        return features
+        # Half the bytes in every cache, the same numbers with one and without.
+        return features.astype(np.float16) if np.abs(features).max() < MAX_FLOAT16 else features
 
-    def _tokens_around(self, video: EncodedFrames) -> int:
-        """Largest number of tokens around a group: its time, and the family's begin and end."""
-        times = self._picture_times(video)
-        texts = [self._timestamp(time) for time in times] if len(times) > 1 else []
+    def _tiles_fit(
+        self, size: tuple[int, int], options: PoolingOptions, context_left: int | None
+    ) -> bool:
+        """Whether the budget holds all tiles of a still of this width and height."""
+        if not self._header.has_tiles or options.method not in (AUTO, "full"):
+            return False
+        room = STILL_TOKENS if options.tokens is None else options.tokens
+        if context_left is not None:
+            room = min(room, context_left)
+        layout = self.tower.layout(*size)
+        return len(layout.image_tokens) > 1 and layout.n_tiled_cells <= room
+
+    def _has_tiles(self, video: EncodedFrames) -> bool:
+        """Whether the pictures were encoded with their tiles."""
+        if self._all_tiles:
+            return True
+        counts = self.tower.layout(*video.size).image_tokens
+        rows, columns = video.array.shape[1:3]
+        return len(counts) > 1 and rows * columns == sum(counts)
+
+    def _tokens_around(self, times: np.ndarray, n_pictures: int = 0) -> int:
+        """Largest number of tokens around a group: its time, and the family's begin and end.
+
+        Args:
+            times: of the encoded pictures, in seconds.
+            n_pictures: number of pictures of the sampled frames. One alone gets no time.
+        """
+        several = max(n_pictures, len(times)) > 1
+        texts = [timestamp(self._header, time) for time in times] if several else []
         longest = max((len(self.tower.tokenizer.encode(text)) for text in texts), default=0)
-        layout = self._layout(video)
+        side = self.tower.image_size
+        layout = self._layout(side, side)
         return longest + len(layout.begin) + len(layout.end)
 
-    def _layout(self, video: EncodedFrames) -> PictureLayout:
-        return self.tower.layout(*self._tower_size(*video.frame_size))
+    def _layout(self, width: int, height: int) -> PictureLayout:
+        """Of a frame of this size in a video. What is around a picture depends on no size."""
+        return self.tower.layout(*size_of(self._header, width, height, VIDEO_PICTURE_TOKENS))
 
     def _picture_times(self, video: EncodedFrames) -> np.ndarray:
         """Seconds of the first frame of each picture."""
         merged = len(video.times) > len(video.array)
         return video.times[:: self.tower.n_merged_frames if merged else 1]
-
-    def _soft_tokens(
-        self, tokens: np.ndarray, positions: np.ndarray, grid: tuple[int, ...]
-    ) -> SoftTokens:
-        """The soft tokens of a group, with M-RoPE positions if the LLM uses them.
-
-        Args:
-            tokens: pooled tokens `[n, n_embd]`.
-            positions: centres of the tokens `[n, 3]`: frame in the group, row and column.
-            grid: rows and columns of a picture.
-        """
-        if not self.tower.has_mrope:
-            return SoftTokens(tokens, causal=self.tower.causal)
-        offsets = np.floor(positions + 0.5).astype(np.int32).T
-        n_positions = max(*grid, int(offsets[0].max()) + 1)
-        return SoftTokens(tokens, np.ascontiguousarray(offsets), n_positions, self.tower.causal)
-
-    def _tiled_parts(self, video: EncodedFrames) -> Prompt:
-        """The prompt parts of pictures in full with their tiles, as in llama.cpp."""
-        layout = self._layout(video)
-        shape = (len(video.array), layout.n_images, layout.n_tokens, -1)
-        parts: Prompt = []
-        for picture in video.array.reshape(shape):
-            images = iter(picture)
-            parts += [
-                SoftTokens(next(images), causal=self.tower.causal) if ids is None else TokenIds(ids)
-                for ids in layout.tiled
-            ]
-        return parts
-
-    def _timestamp(self, seconds: float) -> str:
-        """The time of a group as text, in the family's own format if it has one."""
-        minutes, rest = divmod(int(seconds), 60)
-        return TIMESTAMPS.get(self._header.projector_type, "<{minutes}:{rest:02}>").format(
-            seconds=seconds, minutes=minutes, rest=rest
-        )
-
-    def _scaled(self, frames: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Frames resized to the size of the first one in `_tower_size`."""
-        from PIL import Image
-
-        width, height = self._tower_size(*frames[0].shape[1::-1])
-        return [
-            frame
-            if frame.shape[:2] == (height, width)
-            else np.asarray(
-                Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
-            )
-            for frame in frames
-        ]
-
-    def _tower_size(self, width: int, height: int) -> tuple[int, int]:
-        """The width and height in pixels to which frames of a size are resized for the tower."""
-        family, side = self._header.family, self._header.token_side
-        if family is None or not family.any_size or side is None:
-            return int(width), int(height)
-        return _fit_pixels(int(width), int(height), ANY_SIZE_TOKENS, side)
 
     def _version(self) -> str:
         """SHA-256, in hexadecimal, of the files' paths, sizes and dates, and of `tiles`."""
@@ -360,21 +446,26 @@ class VisionBundle:
         return hashlib.sha256(json.dumps([files, self.tiles]).encode()).hexdigest()
 
 
-def _content_key(version: str, frames: Sequence[np.ndarray]) -> str:
-    """Cache key of frames: SHA-256, in hexadecimal, of the bundle's version and the pixels."""
-    key = hashlib.sha256(json.dumps([version, [frame.shape for frame in frames]]).encode())
+def _size(frame: np.ndarray) -> tuple[int, int]:
+    """Width and height of a frame `[H, W, 3]`."""
+    height, width = frame.shape[:2]
+    return width, height
+
+
+def _content_key(version: str, frames: Sequence[np.ndarray], tiles: bool) -> str:
+    """Cache key of frames: SHA-256, in hexadecimal, of the bundle's version, the pixels and
+    whether they are encoded with tiles."""
+    shapes = [frame.shape for frame in frames]
+    key = hashlib.sha256(json.dumps([version, shapes, tiles, "float16"]).encode())
     for frame in frames:
         key.update(frame.tobytes())
     return key.hexdigest()
 
 
-def _fit_pixels(width: int, height: int, tokens: int, side: int) -> tuple[int, int]:
-    """The width and height of at most about `tokens` squares of `side` pixels, nearly in the
-    proportions of the original, and no larger than it.
+def _scaled(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame, resized to a width and height."""
+    from PIL import Image
 
-    >>> _fit_pixels(1280, 720, 64, 28), _fit_pixels(56, 56, 64, 28)
-    ((308, 168), (56, 56))
-    """
-    scale = min(1.0, (tokens * side * side / (width * height)) ** 0.5)
-    columns, rows = (max(1, round(scale * pixels / side)) for pixels in (width, height))
-    return columns * side, rows * side
+    if _size(frame) == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

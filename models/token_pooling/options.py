@@ -8,6 +8,9 @@ from typing import Literal, get_args
 from reellama.gguf_tools.errors import ReellamaError
 
 DEFAULT_TOKENS = 256  # cells of the KV cache for a video
+# The same for a still, or the only frame of a video. Qwen needs as many to locate things, and
+# llama.cpp gives Pixtral and Kimi-VL no more.
+STILL_TOKENS = 1024
 VIDEOS_SHARE = 3 / 4  # of the context; the rest is for questions and answers
 PoolingMethod = Literal[
     "full",

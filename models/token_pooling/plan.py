@@ -1,7 +1,7 @@
-"""Plan how to pool a video to a budget of tokens: how many frames, which pooling, which grid.
+"""Plan how to pool a video to a budget of tokens: which pooling, how many frames and groups.
 
-    plan = plan_pooling(256, FrameTokens(14, 14), duration=60, available=1500, group_tokens=6)
-    plan.method, plan.frames, plan.grid, plan.total
+    plan = plan_pooling(256, FrameTokens(14, 14), frames=16, group_tokens=6)
+    plan.method, plan.frames, plan.total
     pool(features, plan.method, plan.tokens, groups=plan.groups)
 
 A budget counts cells of the KV cache: tokens, not positions. With M-RoPE, a frame in full takes
@@ -23,10 +23,6 @@ from reellama.models.token_pooling.pool import POOLINGS
 
 # The pooling of `auto` if frames in full do not fit; the best one in benchmarks.pooling_quality.
 AUTO_POOLING = "merge_similar"
-# Default number of frames: DEFAULT_FPS a second, within these bounds. On a CPU, a visual tower
-# takes up to a second for a frame.
-DEFAULT_FPS = 1.0
-MIN_FRAMES, MAX_FRAMES = 8, 64
 # Fewest merged tokens of a group, if there are more than two groups. Every group repeats what
 # stands still, and with fewer tokens it holds nothing else: benchmarks.pooling_quality --groups.
 MERGED_GROUP_TOKENS = 40
@@ -55,12 +51,11 @@ class PoolingPlan:
 
     Attributes:
         method: a name in `POOLINGS`.
-        frames: number of frames to sample and encode.
+        frames: number of frames to encode: all but those that the pooling drops.
         groups: largest number of groups of tokens; each has a text before it.
         tokens: largest number of pooled tokens without the texts, which is the budget of `pool`.
         total: largest number of tokens with the texts; neither more than the budget nor than the
             context has left.
-        grid: (t, rows, columns) of the pooled tokens; None if the video's content decides.
         notes: for users, such as "asked for 64 frames: 256 tokens hold 1 in full".
     """
 
@@ -69,7 +64,6 @@ class PoolingPlan:
     groups: int
     tokens: int
     total: int
-    grid: tuple[int, int, int] | None
     notes: tuple[str, ...] = ()
 
 
@@ -77,12 +71,9 @@ def plan_pooling(
     budget: int,
     frame: FrameTokens,
     *,
-    available: int,
-    duration: float = 0.0,
+    frames: int,
     group_tokens: int = 0,
     context_left: int | None = None,
-    frames: int | None = None,
-    fps: float | None = None,
     method: str = AUTO,
 ) -> PoolingPlan:
     """Plan how to pool a video.
@@ -90,11 +81,9 @@ def plan_pooling(
     Args:
         budget: tokens for the video.
         frame: the tokens of one frame.
-        available: number of frames in the video.
-        duration: of the video, in seconds.
+        frames: number of frames that were sampled.
         group_tokens: tokens around each group of frames: its time as text, begin and end tokens.
         context_left: tokens that still fit the context; None for no limit.
-        frames, fps: how many frames a user requests; `frames` takes precedence.
         method: a name in `POOLINGS`, or "auto", see `reellama.models.token_pooling.options`.
 
     Raises:
@@ -112,32 +101,20 @@ def plan_pooling(
             f"{where} {max(room, 0)} tokens, and a video needs {group_tokens + 1} or more; "
             "allow more tokens or a larger context"
         )
-    requested = _requested_frames(available, duration, frames, fps)
     max_full = room // (frame.count + group_tokens)
     if method == AUTO:
-        method = "full" if requested <= max_full else AUTO_POOLING
+        method = "full" if frames <= max_full else AUTO_POOLING
     if method == "full" and not max_full:
         raise PoolingError(
             f"a frame in full has {frame.count + group_tokens} tokens, and there is room for "
             f"{room}; allow more tokens or choose another pooling"
         )
-    if requested <= max_full or method == "full":
-        return _full(method, requested, min(requested, max_full), frame, group_tokens, room)
-    plan = _pooled(method, requested, frame, group_tokens, room)
+    if frames <= max_full or method == "full":
+        return _full(method, frames, min(frames, max_full), frame, group_tokens, room)
+    plan = _pooled(method, frames, frame, group_tokens, room)
     if room < budget:
         return replace(plan, notes=(f"the context has room for {room} of {budget} tokens",))
     return plan
-
-
-def _requested_frames(
-    available: int, duration: float, frames: int | None, fps: float | None
-) -> int:
-    """How many frames to sample if the budget were unlimited: from 1 to `available`."""
-    if frames is None and fps is not None:
-        frames = math.ceil(duration * fps)
-    if frames is None:
-        frames = max(MIN_FRAMES, min(MAX_FRAMES, math.ceil(duration * DEFAULT_FPS)))
-    return max(1, min(frames, available))
 
 
 def _full(
@@ -151,7 +128,6 @@ def _full(
         groups=frames,
         tokens=frames * frame.count,
         total=frames * (frame.count + group_tokens),
-        grid=(frames, frame.rows, frame.columns),
         notes=notes if frames < requested else (),
     )
 
@@ -167,16 +143,15 @@ def _pooled(
         )
     if method == "merge_similar":
         groups = min(groups, max(2, room // MERGED_GROUP_TOKENS))
-    tokens, grid = room - groups * group_tokens, None
+    tokens = room - groups * group_tokens
     if method in FIXED_GRID:
-        grid = (groups, *largest_grid(frame.rows, frame.columns, tokens // groups))
-        tokens = math.prod(grid)
+        tokens = groups * math.prod(largest_grid(frame.rows, frame.columns, tokens // groups))
+    tokens = min(tokens, requested * frame.count)
     return PoolingPlan(
         method,
         # `subsample` would drop the other frames, so they are not encoded.
         frames=groups if method == "subsample" else requested,
         groups=groups,
-        tokens=min(tokens, requested * frame.count),
-        total=min(tokens, requested * frame.count) + groups * group_tokens,
-        grid=grid,
+        tokens=tokens,
+        total=tokens + groups * group_tokens,
     )

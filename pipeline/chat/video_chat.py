@@ -359,10 +359,10 @@ class VideoChat:
         context_left: Callable[[], int],
         progress: Progress | None,
     ) -> Video:
-        """Frames -> features -> soft tokens, or those in the cache. `context_left` is called
-        once the video is encoded: it waits for the LLM."""
+        """Frames -> features -> soft tokens, or those in the cache. `context_left` waits for the
+        LLM: for a trained bundle it is called once the video is encoded."""
         clip, encoded, footage_caveat = self._encoder.encode(
-            path, read_options, self.timings, progress
+            path, read_options, self.timings, progress, pooling, context_left
         )
         if self.bundle.warning and not self.timings.n_frames:  # it is said once
             clip = replace(clip, notes=(*clip.notes, self.bundle.warning))

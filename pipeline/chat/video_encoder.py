@@ -7,6 +7,7 @@ keeps its encodings in the same cache.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -17,8 +18,10 @@ import numpy as np
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.models.array_cache import ArrayCache
-from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
+from reellama.models.bundle import Bundle
+from reellama.models.encoded_frames import EncodedFrames, encoded_frames, encoding_key
 from reellama.models.open_bundle import VideoBundle
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.clip_facts import FACTS, ClipFacts
 from reellama.pipeline.chat.scenes_note import scenes_note
 from reellama.pipeline.chat.subtitle_answers import between
@@ -26,6 +29,7 @@ from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import Clip, UnreadFrames, VideoInput, opened, read_frames
 from reellama.pipeline.video.file_digest import file_digest
+from reellama.pipeline.video.file_signature import container_kind
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.subtitles import Subtitle, sidecars
 
@@ -55,15 +59,21 @@ class VideoEncoder:
         read_options: VideoReadOptions,
         timings: Timings,
         progress: Progress | None = None,
+        pooling: PoolingOptions = DEFAULT_POOLING,
+        context_left: Callable[[], int] | None = None,
     ) -> EncodedVideoFile:
         """A video's clip and what the bundle made of it. For a video in the cache, frames are read
-        only when they are used. Raises VideoError for what is no video."""
-        read_options = read_options.with_defaults(
-            frames=self.bundle.frames, max_side=self.bundle.max_side
-        )
+        only when they are used. Raises VideoError for what is no video.
+
+        pooling, context_left: of its prompt; they decide how a vision model looks at it.
+        `context_left` is not called for a trained bundle, whose LLM may be loading meanwhile.
+        """
+        read_options = read_options.for_bundle(self.bundle)
+        is_trained = isinstance(self.bundle, Bundle)
+        cells = None if is_trained or context_left is None else context_left()
         with timings.stage("read"):
             before = _stamps(path)
-            key = self._key(path, read_options)
+            key = self._key(path, read_options, pooling, cells)
             if self.cache is not None and key is not None:
                 arrays = self.cache.read(key)
                 cached = None if arrays is None else _from_cache(arrays, path, read_options)
@@ -72,10 +82,11 @@ class VideoEncoder:
                     return cached
         self.busy, self.was_cached = True, False
         try:
-            clip, features, array = self._encode_video(path, read_options, timings, progress)
+            clip, features, encoded = self._encode_video(
+                path, read_options, timings, progress, pooling, cells
+            )
         finally:
             self.busy = False
-        encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
         caveat = self.bundle.footage_caveat(features)
         if caveat and (note := scenes_note(clip.times, clip.frames)):
             clip = replace(clip, notes=(*clip.notes, note))
@@ -95,8 +106,11 @@ class VideoEncoder:
         read_options: VideoReadOptions,
         timings: Timings,
         progress: Progress | None,
-    ) -> tuple[Clip, np.ndarray, np.ndarray]:
-        """A video's clip, its features `[T, cells, channels]` and its soft tokens."""
+        pooling: PoolingOptions,
+        cells: int | None,
+    ) -> tuple[Clip, np.ndarray, EncodedFrames]:
+        """A clip of those frames of a video that are encoded, their features
+        `[T, cells, channels]` and what the bundle made of them."""
         # The networks are loaded at the same time: where that fails, their first use raises.
         with ThreadPoolExecutor(1) as beside:
             with timings.stage("read"), opened(path) as source:
@@ -110,17 +124,29 @@ class VideoEncoder:
                 )
                 clip = replace(clip, subtitles=_subtitles(source, read_options))
             with timings.stage("tower"):
-                features = self.bundle.features(clip.frames)
+                chosen = self.bundle.choose_frames(clip.frames, clip.times, pooling, cells)
+                features = self.bundle.chosen_features(chosen)
             with timings.stage("projector"):
-                array = self.bundle.project(features, clip.times)
-        return clip, features, array
+                array = self.bundle.project(features, clip.times[chosen.chosen])
+        encoded = encoded_frames(array, chosen, clip.frames, clip.times)
+        kept = [clip.frames[i] for i in chosen.chosen]
+        return replace(clip, frames=kept, times=encoded.times), features, encoded
 
-    def _key(self, path: Path, read_options: VideoReadOptions) -> str | None:
+    def _key(
+        self,
+        path: Path,
+        read_options: VideoReadOptions,
+        pooling: PoolingOptions,
+        cells: int | None,
+    ) -> str | None:
         """What the soft tokens of a video depend on; None for what cannot be read."""
         if self.cache is None:
             return None
         with suppress(OSError):
-            return encoding_key(_digests(path), read_options, self.bundle.version)
+            may_be_still = path.is_file() and container_kind(path) is None
+            n_frames = 1 if may_be_still else read_options.n_frames
+            version = self.bundle.version + self.bundle.encoding_version(pooling, n_frames, cells)
+            return encoding_key(_digests(path), read_options, version)
         return None
 
 
@@ -150,6 +176,15 @@ def _subtitles(video: VideoInput, read_options: VideoReadOptions) -> tuple[Subti
         return between(source.subtitles(), read_options)
 
 
+def _frames_at(
+    times: np.ndarray, path: Path, read_options: VideoReadOptions
+) -> Sequence[np.ndarray]:
+    """Those of a video's frames that were encoded."""
+    clip = read_frames(path, read_options)
+    shown = zip(clip.times, clip.frames, strict=True)
+    return [frame for time, frame in shown if time in times]
+
+
 def _from_cache(
     arrays: dict[str, np.ndarray], path: Path, read_options: VideoReadOptions
 ) -> EncodedVideoFile | None:
@@ -161,7 +196,7 @@ def _from_cache(
             path,
             len(encoded.times),
             encoded.frame_size,
-            lambda: read_frames(path, read_options).frames,
+            lambda: _frames_at(encoded.times, path, read_options),
         )
         subtitles = facts.subtitles
         if subtitles is None or sidecars(path):

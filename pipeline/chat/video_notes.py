@@ -97,9 +97,8 @@ def _read_part(
     context_left: int,
 ) -> Video:
     bundle = video_chat.bundle
-    read_options = part.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
-    clip = read_frames(video.path, read_options)
-    encoded = bundle.encode(clip.frames, clip.times)
+    clip = read_frames(video.path, part.for_bundle(bundle))
+    encoded = bundle.encode(clip.frames, clip.times, pooling, context_left)
     return Video(video.path, bundle.prompt_parts(encoded, pooling, context_left), clip)
 
 

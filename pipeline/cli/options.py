@@ -17,6 +17,7 @@ from reellama.models.token_pooling.options import (
     AUTO,
     DEFAULT_TOKENS,
     POOLING_METHODS,
+    STILL_TOKENS,
     PoolingOptions,
 )
 from reellama.pipeline.cli.arguments.checks import (
@@ -86,7 +87,7 @@ MmprojOption = Annotated[
 
 
 TilesOption = Annotated[
-    bool, Option("--tiles", help="A vision GGUF sees pictures in tiles too, in full.")
+    bool, Option("--tiles", help="A vision GGUF sees all frames in tiles too, in full.")
 ]
 ContextOption = Annotated[
     int,
@@ -170,7 +171,8 @@ class TokenOptions:
         Option(
             min=1,
             metavar="N",
-            help=f"Tokens of a video or scene, for a vision GGUF (default: {DEFAULT_TOKENS}).",
+            help=f"Tokens of a video or scene, for a vision GGUF (default: {DEFAULT_TOKENS}; of a "
+            f"still up to {STILL_TOKENS}).",
         ),
     ] = None
     pooling: Annotated[

@@ -10,7 +10,7 @@ from zlib import crc32
 import numpy as np
 
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.encoded_frames import encoded_frames
 from reellama.models.open_bundle import VideoBundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.video.clip import Clip
@@ -72,13 +72,15 @@ def soft_tokens_by_control(
 
     The frames go through the tower once.
     """
-    features = bundle.features(clip.frames)  # [T, cells, channels]
+    chosen = bundle.choose_frames(clip.frames, clip.times, pooling)
+    features = bundle.chosen_features(chosen)  # [T, cells, channels]
     n = len(features)
-    times = clip.times[:: math.ceil(len(clip.times) / n)]  # a vision model may merge two frames
-    size = frame_size(clip.frames)
+    whole = encoded_frames(features, chosen, clip.frames, clip.times)
+    times = whole.times[:: math.ceil(len(whole.times) / n)]  # a vision model may merge two frames
 
     def parts(features: np.ndarray, times: np.ndarray) -> Prompt:
-        video = EncodedFrames(bundle.project(features, times), times, size)
+        n_read = whole.n_read if len(times) > 1 else np.array(len(times))
+        video = whole._replace(array=bundle.project(features, times), times=times, n_read=n_read)
         return bundle.prompt_parts(video, pooling)
 
     prompts: dict[str, Prompt | None] = {"": parts(features, times)}

@@ -34,6 +34,7 @@ from reellama.pipeline.evaluation.controls import (
 )
 from reellama.pipeline.evaluation.items import EvalItem, by_video
 from reellama.pipeline.video.clip import Clip, read_frames
+from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import VideoError
 
 MAX_TOKENS = 64  # of a generated answer
@@ -217,13 +218,8 @@ def encode_video(
     """Encode the video that all `items` are about. Raises VideoError."""
     started_at = time.perf_counter()
     first = items[0]
-    clip = read_frames(
-        first.video,
-        frames=frames or bundle.frames,
-        start=first.start,
-        end=first.end,
-        max_side=bundle.max_side,
-    )
+    read_options = VideoReadOptions(frames=frames, start=first.start, end=first.end)
+    clip = read_frames(first.video, read_options.for_bundle(bundle))
     soft_tokens = soft_tokens_by_control(bundle, clip, controls, pooling)
     no_frames = Clip([], np.zeros(0), 0.0, first.video)  # the frames need not be kept
     views = {

@@ -27,7 +27,7 @@ from reellama.gguf_tools.quantization.merged_llm import merged_or_beside
 from reellama.gguf_tools.text.chat_template import ChatTemplate
 from reellama.models import prompt_format
 from reellama.models.cache_folders import ENCODED_FRAMES
-from reellama.models.encoded_frames import EncodedFrames, frame_size
+from reellama.models.encoded_frames import encoded_frames
 from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.answer_plan import plan_answer
@@ -263,14 +263,13 @@ class LongVideo(Closeable):
 
     def _encode_scene(self, source: FrameSource, start: float, end: float) -> Video:
         """A scene as a video of its own: it is read as `ask --start --end` reads it."""
-        read_options = replace(self.read_options, start=start, end=end).with_defaults(
-            frames=self.bundle.frames, max_side=self.bundle.max_side
-        )
+        read_options = replace(self.read_options, start=start, end=end).for_bundle(self.bundle)
         clip = read_frames(source, read_options)
-        features = self.bundle.features(clip.frames)
-        array = self.bundle.project(features, clip.times)
-        encoded = EncodedFrames(array, clip.times, frame_size(clip.frames))
         context_left = self._batcher.n_ctx - QUESTION_CELLS - self.max_tokens
+        chosen = self.bundle.choose_frames(clip.frames, clip.times, self.pooling, context_left)
+        features = self.bundle.chosen_features(chosen)
+        array = self.bundle.project(features, clip.times[chosen.chosen])
+        encoded = encoded_frames(array, chosen, clip.frames, clip.times)
         parts = self.bundle.prompt_parts(encoded, self.pooling, context_left)
         heap.trim_heap()
         caveat = self.bundle.footage_caveat(features)

@@ -38,6 +38,7 @@ def select_frames(
     else:
         times, n_samples = _sample_times(source, options, start, end, report)
     wanted = present if times is None else len(times)
+    max_side = options.max_side if wanted > 1 else options.still_side or options.max_side
     taken, last, error = 0, -math.inf, None
     for frames in _attempts(source, times, start, end, options.n_frames):
         for frame in frames:
@@ -45,7 +46,7 @@ def select_frames(
             if time <= last:
                 continue  # a damaged file leads to the same frame twice, or back in time
             try:
-                rgb = frame.rgb(options.max_side)
+                rgb = frame.rgb(max_side)
             except VideoError as damage:
                 error = damage
                 continue

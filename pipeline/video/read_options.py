@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from reellama.pipeline.option_fields import option
 from reellama.pipeline.video.source import VideoError
+
+if TYPE_CHECKING:
+    from reellama.models.open_bundle import VideoBundle
 
 SamplingMode = Literal["uniform", "fps", "keyframes", "scenes"]
 SubtitleMode = Literal["auto", "off"]
@@ -35,6 +38,7 @@ class VideoReadOptions:
               is still on screen then has the time `start`.
     subtitles: whether a conversation knows the subtitles in the file or beside it.
     max_side: longest side in pixels. Larger frames are scaled down as they are decoded.
+    still_side: in place of `max_side` for a still, or a frame that alone is taken.
     default_frames: in place of `frames` where nobody asked for a number.
     """
 
@@ -45,6 +49,7 @@ class VideoReadOptions:
     end: float | None = option(None, "End here.")  # seconds, after start
     subtitles: SubtitleMode = option("auto", "auto: those in or beside the file; off: none.")
     max_side: int | None = option(None, "Pixels on the longest side; None: as stored.", low=1)
+    still_side: int | None = None
     default_frames: int = 8  # where no bundle says how many either
 
     def __post_init__(self) -> None:
@@ -77,9 +82,31 @@ class VideoReadOptions:
         """How many frames are taken at most."""
         return self.default_frames if self.frames is None else self.frames
 
-    def with_defaults(self, *, frames: int, max_side: int) -> VideoReadOptions:
-        """These options, with `frames` and `max_side` where none were asked for."""
-        return replace(self, default_frames=frames, max_side=self.max_side or max_side)
+    def with_defaults(
+        self,
+        *,
+        frames: int,
+        max_side: int,
+        max_frames: int | None = None,
+        still_side: int | None = None,
+    ) -> VideoReadOptions:
+        """These options, with `frames` and `max_side` where none were asked for.
+
+        max_frames: in place of `frames` where a rate is asked for. still_side: in place of
+        `max_side` where one frame is taken.
+        """
+        most = frames if max_frames is None or self.mode != "fps" else max_frames
+        side, single = self.max_side or max_side, self.max_side or still_side
+        return replace(self, default_frames=most, max_side=side, still_side=single)
+
+    def for_bundle(self, bundle: VideoBundle) -> VideoReadOptions:
+        """These options, with what a bundle looks at where nothing else was asked for."""
+        return self.with_defaults(
+            frames=bundle.frames,
+            max_side=bundle.max_side,
+            max_frames=bundle.max_frames,
+            still_side=bundle.still_side,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What a saved conversation keeps of it: what a person may choose."""

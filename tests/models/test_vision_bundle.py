@@ -97,7 +97,8 @@ def test_a_video_is_pooled_to_the_budget_with_its_times_between(
 
 def test_one_picture_has_no_time(model: VisionModel) -> None:
     bundle = VisionBundle(model.llm, model.mmproj)
-    parts = bundle.prompt_parts(bundle.encode(FRAMES[:1], np.zeros(1)))
+    small = PoolingOptions(40)  # no room for tiles
+    parts = bundle.prompt_parts(bundle.encode(FRAMES[:1], np.zeros(1), small), small)
     assert not any(isinstance(part, Text) for part in parts)
     assert len(soft_parts(parts)) == 1
 
@@ -135,14 +136,22 @@ def test_a_prompt_that_ends_within_a_picture_reads_all_of_the_picture(
 def test_another_budget_or_another_process_encodes_nothing_again(
     model: VisionModel, tmp_path: Path
 ) -> None:
-    """A tower that was closed can encode nothing, and still tells how pictures are laid out."""
     first = VisionBundle(model.llm, model.mmproj, cache=ArrayCache(tmp_path))
     video = first.encode(FRAMES, np.arange(4.0))
     second = VisionBundle(model.llm, model.mmproj, cache=ArrayCache(tmp_path))
-    second.tower.close()
+    forget_to_encode(second)
     np.testing.assert_array_equal(second.encode(FRAMES, np.arange(4.0)).array, video.array)
     with pytest.raises(VisionTowerError):
         second.encode(FRAMES[:2], np.arange(2.0))  # frames that were not seen together
+
+
+def forget_to_encode(bundle: VisionBundle) -> None:
+    """Make the tower of a bundle raise VisionTowerError when it has to encode something."""
+
+    def encode(*args: object, **options: object) -> np.ndarray:
+        raise VisionTowerError("nothing may be encoded")
+
+    bundle.tower.encode = encode  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("model", ["gemma3"], indirect=True)
@@ -155,6 +164,6 @@ def test_a_projector_that_was_written_anew_is_asked_again(
     VisionBundle(model.llm, mmproj, cache=cache).features(FRAMES)
     os.utime(mmproj, (1, 1))
     anew = VisionBundle(model.llm, mmproj, cache=cache)
-    anew.tower.close()
+    forget_to_encode(anew)
     with pytest.raises(VisionTowerError):
         anew.features(FRAMES)

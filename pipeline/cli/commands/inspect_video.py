@@ -56,9 +56,7 @@ def run(video: Path, frames: FrameOptions, options: InspectOptions) -> None:
         check_writable(options.html)
     bundle = trained_bundle(options.bundle, NO_WORDS)
     with reading_bar(video) as report:
-        read_options = frames.read_options().with_defaults(
-            frames=bundle.frames, max_side=bundle.max_side
-        )
+        read_options = frames.read_options().for_bundle(bundle)
         clip = read_frames(video, read_options, progress=report)
         readings = bundle.interpret(bundle.features(clip.frames), clip.times)
     for line in clip.notes:

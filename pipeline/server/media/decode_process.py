@@ -164,7 +164,8 @@ async def _start(
 async def _read(child: Process, read_options: VideoReadOptions) -> bytearray:
     """Read the child's output until it ends, with a limit by the number and size of frames."""
     assert child.stdout is not None
-    max_bytes = _MAX_HEADER_BYTES + read_options.n_frames * 3 * (read_options.max_side or 0) ** 2
+    pixels = read_options.n_frames * (read_options.max_side or 0) ** 2
+    max_bytes = _MAX_HEADER_BYTES + 3 * max(pixels, (read_options.still_side or 0) ** 2)
     answer = bytearray()
     while part := await child.stdout.read(1 << 20):
         answer += part

@@ -17,8 +17,8 @@ from reellama.gguf_tools import heap
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.free_cores import long_computation
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text
-from reellama.models.encoded_frames import EncodedFrames, encoding_key, frame_size
-from reellama.models.token_pooling.options import DEFAULT_POOLING
+from reellama.models.encoded_frames import EncodedFrames, encoded_frames, encoding_key
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.clip_facts import ClipFacts
 from reellama.pipeline.chat.conversation import Video
 from reellama.pipeline.chat.scenes_note import scenes_note
@@ -107,7 +107,7 @@ class MediaEncoder:
         default = video_options(options, self._defaults_for(bundle))
         clip_options = [video_options(clip.options, default) for clip in clips]
         encoded_clips = await _gather_or_cancel(
-            self._encode_cached(clip, bundle, own.read_options)
+            self._encode_cached(clip, bundle, own.read_options, own.pooling, context_left)
             for clip, own in zip(clips, clip_options, strict=True)
         )
         encoded_media = EncodedMedia([], [])
@@ -161,16 +161,25 @@ class MediaEncoder:
         return clips
 
     async def _encode_cached(
-        self, clip: MediaItem, bundle: VideoBundle, read_options: VideoReadOptions
+        self,
+        clip: MediaItem,
+        bundle: VideoBundle,
+        read_options: VideoReadOptions,
+        pooling: PoolingOptions,
+        context_left: int | None,
     ) -> EncodedClip:
-        read_options = read_options.with_defaults(frames=bundle.frames, max_side=bundle.max_side)
+        read_options = read_options.for_bundle(bundle)
+        n_frames = 1 if _is_still(clip) else read_options.n_frames
+        version = bundle.version + bundle.encoding_version(pooling, n_frames, context_left)
 
         async def decode_and_encode() -> EncodedClip:
             async with self._children.acquire():
                 decoded = await decode(clip, read_options, self.limits)
-            return await self._tower.run(lambda: self._encode(decoded, bundle))
+            return await self._tower.run(
+                lambda: self._encode(decoded, bundle, pooling, context_left)
+            )
 
-        key = await asyncio.to_thread(_key, clip, read_options, bundle)
+        key = await asyncio.to_thread(_key, clip, read_options, version)
         encoded = await self.cache.get(key, decode_and_encode)
         add_notes(encoded.clip_facts.notes)
         return encoded
@@ -194,19 +203,27 @@ class MediaEncoder:
                 del self._subtitles[next(iter(self._subtitles))]
         return self._subtitles.get(key, ())
 
-    def _encode(self, decoded: DecodedFrames, bundle: VideoBundle) -> EncodedClip:
+    def _encode(
+        self,
+        decoded: DecodedFrames,
+        bundle: VideoBundle,
+        pooling: PoolingOptions,
+        context_left: int | None,
+    ) -> EncodedClip:
+        frames, times = decoded.frames, decoded.times
         with long_computation():
-            features = bundle.features(decoded.frames)
-            array = bundle.project(features, decoded.times)
+            chosen = bundle.choose_frames(frames, times, pooling, context_left)
+            features = bundle.chosen_features(chosen)
+            array = bundle.project(features, times[chosen.chosen])
             caveat = bundle.footage_caveat(features)
         heap.trim_heap()
         if bundle.changed:  # some weights may be old, so the result must not be cached
             raise MediaError(
                 f"the bundle {bundle.name} was just changed: send the request again", 503
             )
-        encoded = EncodedFrames(array, decoded.times, frame_size(decoded.frames))
+        encoded = encoded_frames(array, chosen, frames, times)
         notes = decoded.clip_facts.notes
-        if caveat and (note := scenes_note(decoded.times, decoded.frames)):
+        if caveat and (note := scenes_note(times, frames)):
             notes = (*notes, note)
         return EncodedClip(encoded, replace(decoded.clip_facts, notes=notes, footage_caveat=caveat))
 
@@ -250,11 +267,16 @@ def _is_plain_picture(item: MediaItem) -> bool:
     return item.is_plain and kinds == {"picture"}
 
 
-def _key(clip: MediaItem, read_options: VideoReadOptions, bundle: VideoBundle) -> str:
+def _is_still(clip: MediaItem) -> bool:
+    kinds = [content_kind(content) for content in clip.contents]
+    return kinds == ["picture"]
+
+
+def _key(clip: MediaItem, read_options: VideoReadOptions, version: str) -> str:
     """The key of a clip in the cache: a digest of all that its soft tokens depend on."""
     times = [] if clip.times is None else [repr(clip.times).encode()]
     digests = (content_digest(content) for content in clip.contents)
-    return encoding_key([*digests, *times], read_options, bundle.version)
+    return encoding_key([*digests, *times], read_options, version)
 
 
 def _mib(n: int) -> str:

@@ -95,8 +95,8 @@ class SoftTokenCache:
         clip = await asyncio.to_thread(self._read, key)
         self.on_lookup("miss" if clip is None else "disk")
         if clip is None:
-            (array, times, size), clip_facts = await encode()
-            encoded = EncodedFrames(np.ascontiguousarray(array, np.float32), times, size)
+            encoded, clip_facts = await encode()
+            encoded = encoded._replace(array=np.ascontiguousarray(encoded.array))
             clip = EncodedClip(encoded, clip_facts)
             await asyncio.to_thread(self._write, key, clip)
         for part in clip.encoded:
@@ -114,9 +114,9 @@ class SoftTokenCache:
         try:
             clip_facts = ClipFacts.from_array(arrays.pop(FACTS))
             encoded = EncodedFrames(**arrays)
-            dtypes = [part.dtype for part in encoded]
-            if dtypes != [np.float32, np.float64, np.int64]:
-                raise TypeError(dtypes)
+            array, *others = [part.dtype for part in encoded]
+            if array not in (np.float16, np.float32) or others != [np.float64, np.int64, np.int64]:
+                raise TypeError((array, others))
         except (KeyError, TypeError, ValueError):
             self._disk.remove(key)  # not an encoded video
             return None

@@ -23,12 +23,9 @@ grids = st.builds(FrameTokens, st.integers(1, 30), st.integers(1, 30))
 resamplers = st.builds(FrameTokens, st.just(1), st.integers(1, 100), st.just(False))
 wishes = st.fixed_dictionaries(
     {
-        "available": st.integers(0, 200_000),
-        "duration": st.floats(0, 20_000),
         "group_tokens": st.integers(0, 20),
         "context_left": st.none() | st.integers(-5, 5000),
-        "frames": st.none() | st.integers(1, 500),
-        "fps": st.none() | st.floats(0.01, 60),
+        "frames": st.integers(1, 500),
     }
 )
 
@@ -54,12 +51,8 @@ def test_no_plan_exceeds_the_budget_or_the_context(
     assert plan.method in POOLINGS and method in (AUTO, plan.method)
     assert plan.total == plan.tokens + plan.groups * wishes["group_tokens"] <= budget
     assert wishes["context_left"] is None or plan.total <= wishes["context_left"]
-    assert 1 <= plan.groups <= plan.frames <= max(1, wishes["available"])
-    assert wishes["frames"] is None or plan.frames <= wishes["frames"]
+    assert 1 <= plan.groups <= plan.frames <= wishes["frames"]
     assert 1 <= plan.tokens <= plan.frames * frame.count
-    if plan.grid:
-        assert np.prod(plan.grid) == plan.tokens
-        assert (np.array(plan.grid) <= (plan.frames, frame.rows, frame.columns)).all()
 
 
 @pytest.mark.parametrize("method", [AUTO, *POOLINGS])
@@ -73,7 +66,7 @@ def test_no_plan_exceeds_the_budget_or_the_context(
 def test_pooling_by_a_plan_gives_what_the_plan_says(
     method: str, budget: int, frame: FrameTokens, frames: int, group_tokens: int
 ) -> None:
-    wishes = {"available": 99, "frames": frames, "group_tokens": group_tokens, "context_left": None}
+    wishes = {"frames": frames, "group_tokens": group_tokens, "context_left": None}
     plan = plan_or_skip(budget, frame, method, **wishes)
     rng = np.random.default_rng(budget)
     features = rng.normal(size=(plan.frames, frame.rows, frame.columns, 4)).astype(np.float32)
@@ -85,55 +78,26 @@ def test_pooling_by_a_plan_gives_what_the_plan_says(
 
 
 def test_frames_that_fit_stay_in_full() -> None:
-    plan = plan_pooling(900, FrameTokens(7, 7), available=240, duration=10, group_tokens=5)
-    assert plan == PoolingPlan("full", 10, 10, 490, 540, grid=(10, 7, 7))
-
-
-@given(duration=st.floats(0.1, 7200), budget=st.integers(32, 512))
-def test_a_longer_video_takes_no_more_tokens(duration: float, budget: int) -> None:
-    available = round(duration * 25)
-    plan = plan_pooling(
-        budget, FrameTokens(14, 14), available=available, duration=duration, group_tokens=6
-    )
-    assert plan.total <= budget and plan.frames <= 64
-
-
-@pytest.mark.parametrize(
-    ("wishes", "frames"),
-    [
-        ({}, 60),
-        ({"frames": 12}, 12),
-        ({"fps": 0.5}, 30),
-        ({"fps": 2.0}, 120),
-        ({"fps": 2.0, "frames": 12}, 12),
-        ({"available": 20}, 20),
-        ({"duration": 2.0}, 8),
-        ({"duration": 7200.0}, 64),
-    ],
-)
-def test_frames_are_those_that_a_person_asks_for_or_one_a_second(wishes: dict, frames: int) -> None:
-    video = {"available": 100_000, "duration": 60.0, "method": "merge_similar", **wishes}
-    assert plan_pooling(256, FrameTokens(14, 14), **video).frames == frames
+    plan = plan_pooling(900, FrameTokens(7, 7), frames=10, group_tokens=5)
+    assert plan == PoolingPlan("full", 10, 10, 490, 540)
 
 
 def test_merged_tokens_stand_in_groups_that_hold_more_than_what_stands_still() -> None:
     frame = FrameTokens(14, 14)
     plans = [
-        plan_pooling(budget, frame, available=60, frames=60, group_tokens=6, method="merge_similar")
+        plan_pooling(budget, frame, frames=60, group_tokens=6, method="merge_similar")
         for budget in (64, 128, 256)
     ]
     assert [(plan.groups, plan.total) for plan in plans] == [(2, 64), (3, 128), (6, 256)]
 
 
 def test_fewer_and_smaller_frames_are_not_encoded_in_vain() -> None:
-    plan = plan_pooling(256, FrameTokens(14, 14), available=60, duration=60, method="subsample")
+    plan = plan_pooling(256, FrameTokens(14, 14), frames=60, method="subsample")
     assert plan.frames == plan.groups < 60
 
 
 def test_frames_in_full_that_do_not_fit_are_fewer_and_it_says_so() -> None:
-    plan = plan_pooling(
-        500, FrameTokens(14, 14), available=60, frames=8, group_tokens=6, method="full"
-    )
+    plan = plan_pooling(500, FrameTokens(14, 14), frames=8, group_tokens=6, method="full")
     assert (plan.frames, plan.total) == (2, 404)
     assert plan.notes == ("asked for 8 frames: 500 tokens hold 2 in full",)
 
@@ -150,5 +114,5 @@ def test_frames_in_full_that_do_not_fit_are_fewer_and_it_says_so() -> None:
 )
 def test_what_cannot_be_planned_is_said_in_a_line(budget: int, wishes: dict, said: str) -> None:
     with pytest.raises(PoolingError, match=said) as error:
-        plan_pooling(budget, FrameTokens(14, 14), available=60, group_tokens=6, **wishes)
+        plan_pooling(budget, FrameTokens(14, 14), frames=60, group_tokens=6, **wishes)
     assert "\n" not in str(error.value)

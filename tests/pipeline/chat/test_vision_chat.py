@@ -7,11 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.gguf_tools.text.prompt_parts import SoftTokens
 from reellama.models.array_cache import ArrayCache
 from reellama.pipeline.chat.video_chat import VideoChat
+
+
+def test_a_screenshot_is_seen_in_detail_and_as_its_budget_says(
+    vision_model: Callable[[str], VisionModel], tmp_path: Path
+) -> None:
+    model, path = vision_model("qwen2.5vl"), tmp_path / "screen.png"
+    Image.effect_noise((1400, 980), 50).save(path)  # 50 x 35 tokens of 28 pixels
+    small: dict[str, Any] = {"bundle": model.llm, "cache": tmp_path / "cache", "n_threads": 1}
+
+    def n_tokens(**options: Any) -> int:
+        with VideoChat(path, **{**small, "n_ctx": 2560, **options}) as chat:
+            return chat.videos[0].n_soft_tokens
+
+    assert 950 <= n_tokens() <= 1024
+    assert n_tokens(tokens=1800) == 50 * 35
+    assert 350 <= n_tokens(n_ctx=512) <= 384
+    assert 80 <= n_tokens(tokens=100) <= 100
 
 
 def test_a_second_chat_with_another_budget_takes_what_was_kept(

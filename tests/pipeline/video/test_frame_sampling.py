@@ -70,6 +70,32 @@ def test_fps_that_gives_too_many_frames_spreads_them_over_the_video(ten_seconds:
     assert clip.notes == ("2 frames a second would be 20: took 5, evenly spread",)
 
 
+def test_a_rate_alone_takes_as_many_frames_as_the_bundle_can_look_at(ten_seconds: Path):
+    """Without it, or with a number beside it, the default and the number hold."""
+    for asked, n in (({"fps": 4}, 40), ({}, 16), ({"fps": 4, "frames": 5}, 5)):
+        options = VideoReadOptions(**asked)
+        read = options.with_defaults(frames=16, max_frames=256, max_side=64)
+        assert len(read_frames(ten_seconds, read).frames) == n
+    fixed = VideoReadOptions(fps=4).with_defaults(frames=16, max_frames=16, max_side=64)
+    clip = read_frames(ten_seconds, fixed)
+    assert len(clip.frames) == 16
+    assert clip.notes == ("4 frames a second would be 40: took 16, evenly spread",)
+
+
+def test_a_still_and_a_single_frame_are_read_larger(ten_seconds: Path, tmp_path: Path):
+    still = tmp_path / "screen.png"
+    Image.new("RGB", (400, 200), "red").save(still)
+    options = VideoReadOptions().with_defaults(frames=8, max_side=40, still_side=100)
+    assert read_frames(still, options).frames[0].shape == (50, 100, 3)
+    assert max(read_frames(ten_seconds, options).frames[0].shape) == 40
+    assert max(read_frames(ten_seconds, options, frames=1).frames[0].shape) > 40
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (400, 200), "red").save(both / name)
+    assert max(read_frames(both, options).frames[0].shape) == 40
+
+
 def test_keyframes_are_those_that_the_encoder_stored_whole(ten_seconds: Path):
     assert frame_numbers(ten_seconds, frames=10, sampling="keyframes") == list(range(0, 100, 10))
     assert frame_numbers(ten_seconds, frames=5, sampling="keyframes") == [10, 30, 50, 70, 90]
