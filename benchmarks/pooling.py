@@ -250,7 +250,7 @@ def plot(path: Path, found: dict[str, dict[tuple[str, int], Cost]], subtitle: st
     axes.set_yscale("log")
     axes.margins(0.1)
     axes.set_xlabel("tokens of the video; the last point of a line is its frames in full")
-    axes.set_ylabel("seconds to the first token, once the frames are encoded")
+    axes.set_ylabel("seconds to the first token, tower not counted")
     axes.set_title(f"A minute of video in fewer tokens\n{subtitle}", fontsize=11)
     axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -18,6 +18,7 @@ from reellama.gguf_tools.atomic_write import mark_used, replacing
 from reellama.gguf_tools.errors import ReellamaError
 
 DISK_BYTES = 1 << 30  # 1 GiB
+FILE_BYTES = 2048  # of a file beside its arrays, at most
 
 
 class ArrayCache:
@@ -26,10 +27,15 @@ class ArrayCache:
     Args:
         folder: created by the first write.
         limit: largest size of all files together, in bytes; the least recently used are removed.
+        for_scans: whether keys are used in the same order in each run, such as the scenes of a
+            video. Then this object removes nothing that it used itself and stores no more than the
+            limit, so that the next run finds the first keys. Otherwise it would find none, because
+            each key would have been removed just before its turn.
     """
 
-    def __init__(self, folder: Path, limit: int = DISK_BYTES) -> None:
-        self.folder, self.limit = folder, limit
+    def __init__(self, folder: Path, limit: int = DISK_BYTES, *, for_scans: bool = False) -> None:
+        self.folder, self.limit, self.for_scans = folder, limit, for_scans
+        self._used: dict[str, int] = {}  # sizes of files by key
 
     def read(self, key: str) -> dict[str, np.ndarray] | None:
         """The arrays of a key by name, or None. A damaged file is removed, so that the next write
@@ -41,6 +47,7 @@ class ArrayCache:
             if not all(np.isfinite(array).all() for array in arrays.values()):
                 raise ValueError("not numbers")
             mark_used(path)
+            self._used[key] = path.stat().st_size
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, EOFError, KeyError, BadZipFile):
@@ -50,7 +57,9 @@ class ArrayCache:
 
     def write(self, key: str, **arrays: np.ndarray) -> None:
         """Store finite arrays by name. A failure is ignored: the caller has the arrays already."""
-        if sum(array.nbytes for array in arrays.values()) > self.limit:
+        size = sum(array.nbytes for array in arrays.values())
+        own = sum(self._used.values()) + FILE_BYTES if self.for_scans else 0
+        if own + size > self.limit:
             return
         with suppress(OSError, ReellamaError):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -58,6 +67,7 @@ class ArrayCache:
                 # mypy: a name in `arrays` might be one of savez's own parameters.
                 np.savez(file, **arrays)  # type: ignore[arg-type]
             mark_used(self._path(key))
+            self._used[key] = self._path(key).stat().st_size
             self._trim()
 
     def remove(self, key: str) -> None:

@@ -162,7 +162,7 @@ def open_bundle(
         if mmproj is not None or is_vision_gguf(name):
             raise
         raise BundleError(f"{name}: no bundle.json there, and {error}") from error
-    array_cache = ArrayCache(cache) if cache else None
+    array_cache = ArrayCache(cache, for_scans=True) if cache else None
     return VisionBundle(model.llm, model.mmproj, tiles=tiles, cache=array_cache)
 
 

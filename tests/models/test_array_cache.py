@@ -46,6 +46,26 @@ def test_an_array_larger_than_the_limit_is_not_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_scan_finds_the_first_arrays_of_one_that_was_too_long(tmp_path: Path) -> None:
+    other = ArrayCache(tmp_path, limit=20_000)
+    for i in range(9):
+        other.write(f"older {i}", rows=ARRAY)
+
+    def scan() -> list[bool]:
+        cache = ArrayCache(tmp_path, limit=20_000, for_scans=True)
+        found = []
+        for i in range(40):
+            found.append(cache.read(str(i)) is not None)
+            if not found[-1]:
+                cache.write(str(i), rows=ARRAY)
+        return found
+
+    assert scan() == [False] * 40
+    assert sum(scan()) == sum(scan()[:14]) >= 12
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
+    assert other.read("older 0") is None, "what is older makes room"
+
+
 @pytest.mark.parametrize("damage", ["cut off", "not numbers", "not a file of arrays"])
 def test_a_damaged_file_is_forgotten(tmp_path: Path, damage: str) -> None:
     cache, path = ArrayCache(tmp_path), tmp_path / "a.npz"
