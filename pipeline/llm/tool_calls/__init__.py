@@ -1,1 +1,1 @@
-"""Calls of tools and reasoning in what models write: read as it streams, written, forced."""
+"""Tool calls and reasoning in the text of models: parsed while it streams, written, enforced."""

@@ -1,4 +1,4 @@
-"""The events of an answer as it comes: text, reasoning, tool calls."""
+"""The events of a streamed answer: text, reasoning, tool calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from reellama.pipeline.llm.finite_json import finite_object
 
 @dataclass(frozen=True)
 class TextDelta:
-    """More of the text; `tokens` are those that made them, for their probabilities."""
+    """More text; `tokens` are the tokens that it is from, for their probabilities."""
 
     text: str
     tokens: tuple[Token, ...] = ()
@@ -19,7 +19,7 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class ReasoningDelta:
-    """More of the model's reasoning before its answer."""
+    """More reasoning."""
 
     text: str
     tokens: tuple[Token, ...] = ()
@@ -27,10 +27,10 @@ class ReasoningDelta:
 
 @dataclass(frozen=True)
 class CallDelta:
-    """More of a call of a tool.
+    """More of a tool call.
 
-    Each piece has the call's number in the answer, its id and its name; `arguments` are more of the
-    JSON text of its arguments. `first` and `done` are the first piece and the last.
+    Each delta has the index of the call in the answer, its id and its name; `arguments` is more of
+    the JSON text of its arguments. `first` and `done` mark the first delta and the last.
     """
 
     index: int
@@ -42,7 +42,7 @@ class CallDelta:
 
     @property
     def is_end_alone(self) -> bool:
-        """Whether the event says only that the call is complete."""
+        """Whether the event only marks the end of the call."""
         return self.done and not (self.first or self.arguments)
 
 
@@ -50,7 +50,7 @@ AnswerEvent = TextDelta | ReasoningDelta | CallDelta
 
 
 def joined(first: AnswerEvent, second: AnswerEvent) -> AnswerEvent | None:
-    """Two pieces that follow one another as one, if they are of the same."""
+    """Two successive events as one, or None if they are of different kinds or calls."""
     if isinstance(first, CallDelta) and isinstance(second, CallDelta):
         if first.index == second.index:
             text = first.arguments + second.arguments
@@ -64,9 +64,9 @@ def joined(first: AnswerEvent, second: AnswerEvent) -> AnswerEvent | None:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A whole call of a tool: its arguments by name. Results refer to its `id`.
+    """A whole tool call, with its arguments by name. Results refer to its `id`.
 
-    `unread`: the text of arguments that are no JSON object; `arguments` then hold it whole.
+    unread: the text of arguments that are no JSON object; `arguments` then has it as one value.
     """
 
     name: str
@@ -76,14 +76,13 @@ class ToolCall:
 
 
 class CallCollector:
-    """Puts the events of each call together."""
+    """Joins the events of each call into a ToolCall."""
 
     def __init__(self) -> None:
         self._texts: dict[int, list[str]] = {}
 
     def add(self, delta: CallDelta) -> ToolCall | None:
-        """The call that this piece completes, if it does; None also for arguments that are no
-        JSON object."""
+        """The call that this event completes, if any, unless its arguments are no JSON object."""
         self._texts.setdefault(delta.index, []).append(delta.arguments)
         if not delta.done:
             return None

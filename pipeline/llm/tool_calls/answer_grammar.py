@@ -1,4 +1,4 @@
-"""The grammar of an answer: tool calls, JSON of a schema, or text."""
+"""The grammar of an answer: tool calls, JSON that follows a schema, or text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar
 from reellama.pipeline.llm.tool_calls.tool import Tool
 from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC
 
-# Text that is no call in a form that is bare JSON: it begins with something else.
+# Text that cannot be a call in the form of plain JSON, since it begins with another character.
 TEXT = r"[^{\[ \t\r\n\x00] [^\x00]*"
 
 
@@ -21,13 +21,13 @@ def answer_grammar(
     allow_text: bool = False,
     schema: Any = None,
 ) -> str:
-    """GBNF of an answer: calls of `tools` in `form`, a key of FORMS, where there are any.
+    """GBNF of an answer: calls of `tools`, if any, in `form`, a key of FORMS.
 
-    parallel: more than one call is allowed. allow_text: so is any text that does not begin like
-    JSON. schema: so is JSON of this schema. Raises SamplingError for a schema that has no grammar.
+    parallel: allow more than one call. allow_text: allow any text that does not begin like JSON.
+    schema: allow JSON of this schema. Raises SamplingError for a schema that has no grammar.
     """
     grammar = CallGrammar()
-    ways = [FORMS[form].add_rules(grammar, tools, parallel)] if tools else []
-    ways += [grammar.schema(schema)] if schema is not None else []
-    ways += [TEXT] if allow_text else []
-    return grammar.text(" | ".join(ways))
+    alternatives = [FORMS[form].add_rules(grammar, tools, parallel)] if tools else []
+    alternatives += [grammar.schema(schema)] if schema is not None else []
+    alternatives += [TEXT] if allow_text else []
+    return grammar.text(" | ".join(alternatives))

@@ -1,4 +1,4 @@
-"""An answer taken apart as it streams: text, reasoning, calls of tools."""
+"""Parses an answer while it streams: text, reasoning, tool calls."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _SPACE = re.compile(r"\s+")
 
 
 class AnswerParser:
-    """Takes an answer piece by piece; `push` returns the events that are certain.
+    """An incremental parser, whose `push` returns the events that are certain.
 
-    form: how this model calls tools; None where it has none to call. reasoning: the tags around
-    its reasoning; None where it shows none. in_reasoning: the prompt ends inside of reasoning.
-    tools: those that may be called.
+    form: the form of the model's calls; None if there are no tools. reasoning: the tags around
+    reasoning; None if the model shows none. in_reasoning: the prompt ends inside of reasoning.
+    tools: the tools that may be called.
     """
 
     def __init__(
@@ -45,28 +45,28 @@ class AnswerParser:
         self._events: list[AnswerEvent] = []
         self._emitter = CallEventEmitter(self._events, tools)
         self._cut = False
-        self._space = ""  # white space after the text: it is left out before a call
-        self._tokens: list[Token] = []  # those that belong to no event yet
+        self._space = ""  # white space after text, held back: it is dropped before a call
+        self._tokens: list[Token] = []  # tokens of no event yet
         self._parsing = self._read()
         next(self._parsing, None)
 
     @property
     def n_calls(self) -> int:
-        """How many calls were begun."""
+        """How many calls have begun."""
         return self._emitter.n_calls
 
     def push(self, text: str, token: Token | None = None) -> list[AnswerEvent]:
-        """Take the next piece of the answer, and the token that it is of."""
+        """Add text to the answer, and the token that it is from."""
         self._source.push(text)
         self._tokens += [token] if token else []
         return self._resume()
 
     def finish(self, cut: bool = False) -> list[AnswerEvent]:
-        """The end of the answer: what was held back.
+        """End the answer; returns the events of text that was held back.
 
-        cut: the token limit ended it. Half a marker is then left out, as llama.cpp's server does;
-        where the model itself ended, it is text. Letters alone are rather those of a word, though
-        " to=functions." begins with some.
+        cut: whether the token limit ended the answer. Then an incomplete marker at its end is
+        dropped, as in llama.cpp's server; if the model itself ended, such text is emitted. Letters
+        alone are taken for a word, though " to=functions." begins with letters.
         """
         if cut and self._is_half_marker(self._source.unread):
             self._source.drop_unread()
@@ -75,26 +75,26 @@ class AnswerParser:
         return self._resume()
 
     def _is_half_marker(self, text: str) -> bool:
-        """Whether a text that was held back begins a marker, perhaps after white space."""
+        """Whether held-back text is the beginning of a marker, perhaps after white space."""
         markers = self._form.markers if self._form is not None else ()
         if (tags := self._reasoning) is not None:
             markers = (*markers, tags.begin, tags.end, *tags.silent)
-        half = text.strip()
-        begins = any(marker.strip().startswith(half) for marker in markers)
-        return text != "" and not half.isalpha() and begins
+        stripped = text.strip()
+        is_beginning = any(marker.strip().startswith(stripped) for marker in markers)
+        return text != "" and not stripped.isalpha() and is_beginning
 
     def _resume(self) -> list[AnswerEvent]:
         next(self._parsing, None)
         events: list[AnswerEvent] = []
         for event in self._events:
-            if events and (both := joined(events[-1], event)):
-                events[-1] = both
+            if events and (merged := joined(events[-1], event)):
+                events[-1] = merged
             else:
                 events.append(event)
         self._events.clear()
         for i, event in enumerate(events):
             if isinstance(event, CallDelta):
-                self._source.forget_mark()  # a call that was emitted is not taken back
+                self._source.forget_mark()  # an emitted call cannot become text
             else:
                 events[i] = type(event)(event.text, tuple(self._tokens))
             self._tokens = []
@@ -102,7 +102,7 @@ class AnswerParser:
 
     def _read(self) -> ParserGenerator[None]:
         source = self._source
-        yield from self._read_reasoning()
+        yield from self._read_leading_reasoning()
         if self._form is not None and self._form.is_plain_json:
             yield from source.skip_space()
             if (yield from source.peek()) in _BRACKETS:
@@ -118,7 +118,7 @@ class AnswerParser:
                 begin = ""
                 self._emit_trimmed(source.rest())
             if tags is not None and begin == tags.begin != "":
-                yield from self._read_thought(tags)
+                yield from self._read_reasoning(tags)
             elif tags is not None and begin in tags.silent:
                 continue
             elif begin:
@@ -130,7 +130,7 @@ class AnswerParser:
                 yield
 
     def _read_calls(self, begin: str) -> ParserGenerator[None]:
-        """Read calls; what turns out to be no call is emitted as text."""
+        """Read calls; text that turns out to be no call is emitted as text."""
         assert self._form is not None
         source, n_calls = self._source, self._emitter.n_calls
         source.mark()
@@ -138,7 +138,7 @@ class AnswerParser:
             yield from self._form.read(source, begin, self._emitter)
         except NotACall:
             text, is_begun = begin + source.since_mark, self._emitter.n_calls > n_calls
-            # Where the limit cut what follows a marker, the end alone says that it is no call.
+            # A call that the token limit has cut after its marker is no text.
             is_cut = is_begun or (self._cut and begin) or self._begins_call(text + source.unread)
             if source.ended and is_cut:
                 source.rest()
@@ -151,13 +151,14 @@ class AnswerParser:
         yield from source.skip_space()
 
     def _begins_call(self, text: str) -> bool:
-        """Whether a text is the beginning of a call that was cut before its arguments."""
+        """Whether a text is the beginning of a call, cut before its arguments."""
         assert self._form is not None
-        begun = _squeezed(text)
+        beginning = _normalized(text)
         calls = (ToolCall(tool.name, {}) for tool in self._tools)
-        return any(_squeezed(self._form.write([call])).startswith(begun) for call in calls)
+        return any(_normalized(self._form.write([call])).startswith(beginning) for call in calls)
 
-    def _read_reasoning(self) -> ParserGenerator[None]:
+    def _read_leading_reasoning(self) -> ParserGenerator[None]:
+        """Read the reasoning with which the answer begins, if it does."""
         tags, source = self._reasoning, self._source
         if tags is None:
             return
@@ -168,10 +169,10 @@ class AnswerParser:
                 source.go_back()
                 return
             source.forget_mark()
-        yield from self._read_thought(tags)
+        yield from self._read_reasoning(tags)
 
-    def _read_thought(self, tags: ReasoningTags) -> ParserGenerator[None]:
-        """Read reasoning that has begun."""
+    def _read_reasoning(self, tags: ReasoningTags) -> ParserGenerator[None]:
+        """Read reasoning after its opening tag."""
         source = self._source
         yield from source.skip_space()
         yield from source.until((tags.end,), self._emit_reasoning, or_end=True)
@@ -179,7 +180,7 @@ class AnswerParser:
         yield from source.skip_space()
 
     def _emit_reasoning(self, text: str) -> None:
-        """Emit reasoning; white space at its end waits for what comes next."""
+        """Emit reasoning; white space at its end is held back."""
         whole = self._space + text
         trimmed = whole.rstrip()
         self._space = whole[len(trimmed) :]
@@ -187,7 +188,7 @@ class AnswerParser:
             self._events.append(ReasoningDelta(trimmed))
 
     def _emit_trimmed(self, text: str) -> None:
-        """Emit text; white space at its end waits for what comes next."""
+        """Emit text; white space at its end is held back."""
         whole = self._space + text
         trimmed = whole.rstrip() if self._form is not None else whole
         self._space = whole[len(trimmed) :]
@@ -198,11 +199,11 @@ class AnswerParser:
             self._events.append(TextDelta(text))
 
 
-def _squeezed(text: str) -> str:
-    """A text without white space, and without the bracket of a list of calls."""
+def _normalized(text: str) -> str:
+    """A text without white space and the opening bracket of a list of calls."""
     return _SPACE.sub("", text).removeprefix("[")
 
 
 def parse_answer(parser: AnswerParser, pieces: Sequence[str]) -> list[AnswerEvent]:
-    """All events of an answer that comes in these pieces."""
+    """All events of an answer that is pushed in these pieces."""
     return [event for piece in pieces for event in parser.push(piece)] + parser.finish()

@@ -1,7 +1,7 @@
-"""Read an answer while it is still being written.
+"""The text of a streamed answer, as input of parsers that are generators.
 
-A parser is a generator: where it needs more text than there is, it yields, and is resumed when
-there is more. So the code that reads a form of calls looks as if the whole answer were there.
+A parser yields when it needs more text, and is resumed when there is more. So its code is written
+as if the whole answer were there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from reellama.pipeline.llm.finite_json import finite_json
 
 T = TypeVar("T")
-# Yields where more of the answer is needed; its result is what was read.
+# Yields when more text is needed; returns what was read.
 ParserGenerator = Generator[None, None, T]
 
 _SPACE = re.compile(r"\s*")
@@ -24,13 +24,13 @@ _SCALAR = re.compile(r"[^\s,\]}]*")
 
 
 class NotACall(Exception):
-    """Raised where text that began like a tool call turns out to be none."""
+    """Raised when text that began like a tool call turns out to be none."""
 
 
 class AnswerSource:
-    """The text of an answer that was not read yet; `ended` says that there will be no more.
+    """The text of an answer and the position of its parser; `ended`: no more text will come.
 
-    `since_mark` is what was read since `mark`: a call that turns out to be none is text.
+    `mark` remembers a position, so that a call that turns out to be none can be emitted as text.
     """
 
     def __init__(self) -> None:
@@ -39,8 +39,8 @@ class AnswerSource:
         self.ended = False
 
     def push(self, text: str) -> None:
-        """Take more of the answer."""
-        # Text that was read is dropped, unless it follows a mark.
+        """Append more of the answer."""
+        # Drop the text that was read, except after a mark.
         begin = self._position if self._mark is None else self._mark
         self._text = self._text[begin:] + text
         self._position -= begin
@@ -51,38 +51,38 @@ class AnswerSource:
         self._mark = self._position
 
     def go_back(self) -> None:
-        """Go back to where `mark` was called: the text since then is read again."""
+        """Return to the mark, to read the text after it again."""
         if self._mark is not None:
             self._position, self._mark = self._mark, None
 
     def forget_mark(self) -> None:
-        """Forget the mark: the text read since will not be asked for."""
+        """Forget the mark."""
         self._mark = None
 
     @property
     def since_mark(self) -> str:
-        """The text read since `mark`; nothing once that is forgotten."""
+        """The text read since the mark; "" without a mark."""
         return "" if self._mark is None else self._text[self._mark : self._position]
 
     @property
     def unread(self) -> str:
-        """All text that is there and was not read."""
+        """All text that was not read."""
         return self._text[self._position :]
 
     def rest(self) -> str:
-        """Read all text that is there."""
+        """Read all text that there is so far."""
         rest, self._position = self._text[self._position :], len(self._text)
         return rest
 
     def drop_unread(self) -> None:
-        """Forget all text that was not read."""
+        """Discard the unread text."""
         self._text = self._text[: self._position]
 
-    def peek(self, n: int = 1) -> ParserGenerator[str]:
-        """The next `n` characters, or fewer at the end."""
-        while len(self._text) - self._position < n and not self.ended:
+    def peek(self) -> ParserGenerator[str]:
+        """The next character, "" at the end of the answer."""
+        while self._position == len(self._text) and not self.ended:
             yield
-        return self._text[self._position : self._position + n]
+        return self._text[self._position : self._position + 1]
 
     def skip_space(self) -> ParserGenerator[None]:
         """Read white space."""
@@ -109,10 +109,10 @@ class AnswerSource:
     def until(
         self, markers: Sequence[str], on_text: Callable[[str], None], or_end: bool = False
     ) -> ParserGenerator[str]:
-        """Read up to the first of `markers`, and that as well; returns it.
+        """Read up to and with the first of `markers`; returns the marker.
 
-        The text before goes to `on_text` as it comes. At the end of the answer it returns "" if
-        `or_end`, and else raises NotACall.
+        The text before is passed to `on_text` as it comes. At the end of the answer, returns "" if
+        `or_end`, and otherwise raises NotACall.
         """
         pattern = re.compile("|".join(map(re.escape, sorted(markers, key=len, reverse=True))))
         while True:
@@ -121,9 +121,9 @@ class AnswerSource:
                 if before:
                     on_text(before)
                 return match[0]
-            sure = len(self._text) - (0 if self.ended else self._marker_start_length(markers))
-            if sure > self._position:
-                before, self._position = self._text[self._position : sure], sure
+            end = len(self._text) - (0 if self.ended else self._marker_start_length(markers))
+            if end > self._position:
+                before, self._position = self._text[self._position : end], end
                 on_text(before)
             if self.ended:
                 if or_end:
@@ -132,15 +132,18 @@ class AnswerSource:
             yield
 
     def text_until(self, *markers: str) -> ParserGenerator[tuple[str, str]]:
-        """The text before the first of `markers`, and which one it was. Raises NotACall."""
+        """Read up to and with the first of `markers`; returns the text before it, and the marker.
+
+        Raises NotACall at the end of the answer.
+        """
         pieces: list[str] = []
         marker = yield from self.until(markers, pieces.append)
         return "".join(pieces), marker
 
     def json(self, on_text: Callable[[str], None]) -> ParserGenerator[None]:
-        """Read one JSON value; its text goes to `on_text` as it comes.
+        """Read one JSON value, whose text is passed to `on_text` as it comes.
 
-        Only strings and brackets are looked at. Raises NotACall at an early end of the answer.
+        Only strings and brackets are checked. Raises NotACall at an early end of the answer.
         """
         first = yield from self.peek()
         if first not in ('"', "{", "["):
@@ -168,7 +171,7 @@ class AnswerSource:
                 return None
 
     def json_value(self) -> ParserGenerator[Any]:
-        """Read one JSON value. Raises NotACall for what is none."""
+        """Read and parse one JSON value. Raises NotACall for anything else."""
         pieces: list[str] = []
         yield from self.json(pieces.append)
         try:
@@ -177,15 +180,17 @@ class AnswerSource:
             raise NotACall from error
 
     def json_string(self) -> ParserGenerator[str]:
-        """Read one JSON string. Raises NotACall for what is none."""
+        """Read and parse one JSON string. Raises NotACall for anything else."""
         value = yield from self.json_value()
         if not isinstance(value, str):
             raise NotACall
         return value
 
     def _brackets(self, depth: int) -> tuple[int, str]:
-        """Read brackets, and what is between them, up to a string, the end of the value, or of the
-        text: the depth there, and the character that stopped it, if any."""
+        """Read up to a string, the end of the value, or the end of the text.
+
+        Returns the depth of brackets there, and the character at which reading stopped, if any.
+        """
         while True:
             self._match(_PLAIN)
             character = self._text[self._position : self._position + 1]
@@ -204,7 +209,7 @@ class AnswerSource:
             if self._text[self._position : self._position + 1] == '"':
                 self._position += 1
                 return self._emit(begin, on_text)
-            self._emit(begin, on_text)  # a backslash that ends the text is not read yet
+            self._emit(begin, on_text)  # a backslash at the end of the text is not read yet
             if self.ended:
                 raise NotACall
             yield
@@ -216,12 +221,12 @@ class AnswerSource:
 
     def _match(self, pattern: re.Pattern[str]) -> str:
         match = pattern.match(self._text, self._position)
-        assert match is not None  # each of these patterns matches "" too
+        assert match is not None  # all of these patterns match ""
         self._position = match.end()
         return match[0]
 
     def _ends_in(self, pattern: re.Pattern[str]) -> bool:
-        """Whether all unread text matches, so that more of it may come."""
+        """Whether all unread text matches, so that the match may not be complete."""
         match = pattern.match(self._text, self._position)
         return match is not None and match.end() == len(self._text)
 

@@ -1,4 +1,4 @@
-"""Emits the events of an answer's tool calls while it is parsed, with numbers and ids."""
+"""Emits the events of tool calls while an answer is parsed, and gives the calls ids."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
-# Mistral's templates take ids of nine letters and digits, and no others.
+# Mistral's templates accept only ids of nine letters and digits.
 ID_LENGTH = 9
 _ID_LETTERS = string.ascii_letters + string.digits
 
 
 def new_call_id() -> str:
-    """An id for a call."""
+    """A new id of a call."""
     return "".join(secrets.choice(_ID_LETTERS) for _ in range(ID_LENGTH))
 
 
 class CallEventEmitter:
-    """Appends the events of calls to `events`; `n_calls` counts the calls that were begun.
+    """Appends the events of calls to `events`; `n_calls` counts the calls that have begun.
 
-    `tools` are those that may be called: some forms are read by the schemas of arguments.
+    tools: the tools that may be called; some forms are parsed by the schemas of arguments.
     """
 
     def __init__(self, events: list[AnswerEvent], tools: Sequence[Tool] = ()) -> None:
@@ -34,34 +34,34 @@ class CallEventEmitter:
         self._id, self._name = "", ""
 
     def schema(self, name: str, key: str) -> Any:
-        """The schema of an argument; None where it is not known."""
+        """The schema of an argument, None if it is not known."""
         return self._tools[name].properties.get(key) if name in self._tools else None
 
     def begin(self, name: str) -> None:
-        """A call of this tool begins."""
+        """Begin a call of this tool."""
         self._id, self._name = new_call_id(), name
         self.n_calls += 1
         self._emit(first=True)
 
     def arguments(self, text: str) -> None:
-        """More of the JSON text of the arguments of the call that was begun."""
+        """Add JSON text to the arguments of the call."""
         if text:
             self._emit(text)
 
     def value(self, value: Any) -> None:
-        """A whole value among the arguments."""
+        """Add a value to the JSON text of the arguments."""
         self.arguments(json.dumps(value, ensure_ascii=False))
 
     def text(self, text: str) -> None:
-        """More of a text among the arguments, between its quotes."""
+        """Add to a JSON string of the arguments, between its quotes."""
         self.arguments(json.dumps(text, ensure_ascii=False)[1:-1])
 
     def end(self) -> None:
-        """The call that was begun is complete."""
+        """End the call."""
         self._emit(done=True)
 
     def whole(self, name: str, arguments: dict[str, Any]) -> None:
-        """A call that came in one piece."""
+        """Emit a whole call."""
         self.begin(name)
         self.value(arguments)
         self.end()

@@ -21,9 +21,9 @@ from reellama.pipeline.llm.tool_calls.tool_forms import FORMS, GENERIC, ToolForm
 class ChatFormat:
     """How a model's template and answers write tool calls and reasoning.
 
-    traits: what the template writes of tools. tool_form_name: how the model calls them, a key of
-    FORMS, which is GENERIC where it has no form of its own. reasoning: the tags around reasoning,
-    None where the model shows none.
+    traits: what the template supports. tool_form_name: the form of the model's calls, a key of
+    FORMS; GENERIC if it has none of its own. reasoning: the tags around reasoning, None if the
+    model shows none.
     """
 
     traits: TemplateTraits
@@ -32,18 +32,18 @@ class ChatFormat:
 
     @property
     def tool_form(self) -> ToolForm:
-        """How the model calls tools."""
+        """The form of the model's calls."""
         return FORMS[self.tool_form_name]
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Texts that may be special tokens, by which an answer is taken apart."""
+        """Texts that an answer is parsed by, which may be special tokens."""
         tags = self.reasoning
         return (*self.tool_form.markers, *((tags.begin, tags.end) if tags else ()))
 
     @property
     def knows_tools(self) -> bool:
-        """Whether the model has a form of calls of its own, and that is known."""
+        """Whether the model has a known form of calls of its own."""
         return self.tool_form_name != GENERIC
 
     @property
@@ -54,26 +54,28 @@ class ChatFormat:
 
 def detect_chat_format(source: str, traits: TemplateTraits) -> ChatFormat:
     """The chat format of a template with these traits."""
-    # Some write calls and results, and leave it to the caller to tell of the tools.
+    # Some templates write calls and results, but no definitions.
     form = tool_form(source) if traits.definitions or traits.calls else None
-    if form is None or not _reads(FORMS[form], traits.written_call):
+    if form is None or not _can_read(FORMS[form], traits.written_call):
         form = GENERIC
     return ChatFormat(traits, form, reasoning_tags(source))
 
 
-def _reads(form: ToolForm, written: str) -> bool:
-    """Whether a form reads what the template wrote of a call, if it did."""
+def _can_read(form: ToolForm, written: str) -> bool:
+    """Whether a form can read the probe's call as the template wrote it; True if it wrote none."""
     if not written:
         return True
-    is_object = form.is_plain_json and not any(each in written for each in form.start_markers)
+    is_object = form.is_plain_json and not any(marker in written for marker in form.start_markers)
     begin = written.find("{") if is_object else 0
     calls = CallCollector()
     events = parse_answer(AnswerParser(form), [written[begin:]])
-    found = [calls.add(event) for event in events if isinstance(event, CallDelta)]
-    return any(c and (c.name, c.arguments) == (PROBE_NAME, PROBE_ARGUMENTS) for c in found)
+    read = [calls.add(event) for event in events if isinstance(event, CallDelta)]
+    return any(
+        call and (call.name, call.arguments) == (PROBE_NAME, PROBE_ARGUMENTS) for call in read
+    )
 
 
 @lru_cache(maxsize=64)
 def chat_format_of(source: str, bos: str = "", eos: str = "") -> ChatFormat:
-    """The chat format of a template that may be run: a trusted one."""
+    """The chat format of a trusted template, which is run to detect it."""
     return detect_chat_format(source, try_template(source, bos, eos))

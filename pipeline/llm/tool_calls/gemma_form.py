@@ -1,4 +1,4 @@
-"""Calls as Gemma writes them: `call:NAME{KEY:VALUE}`, with quotes that are tokens of their own."""
+"""Gemma's form of calls: `call:NAME{KEY:VALUE}`, with quotes that are special tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reellama.pipeline.llm.tool_calls.tool import Tool, is_text, properties
 class GemmaForm:
     """`<start_function_call>call:NAME{KEY:<escape>text<escape>}<end_function_call>`.
 
-    begin, end: around each call. quote: around each text.
+    begin, end: the texts around each call. quote: the text around each string.
     """
 
     begin: str
@@ -52,7 +52,7 @@ class GemmaForm:
         yield from source.take(self.end)
 
     def _value(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
-        """Read a value, which is emitted as it comes."""
+        """Read a value, and emit it as it comes."""
         yield from source.skip_space()
         if (yield from source.take(self.quote)):
             emitter.arguments('"')
@@ -105,31 +105,31 @@ class GemmaForm:
     def write(self, calls: Sequence[ToolCall]) -> str:
         """Calls as the model would have written them."""
         return "".join(
-            f"{self.begin}call:{call.name}{self._written(call.arguments)}{self.end}"
+            f"{self.begin}call:{call.name}{self._write_value(call.arguments)}{self.end}"
             for call in calls
         )
 
-    def _written(self, value: Any) -> str:
+    def _write_value(self, value: Any) -> str:
         if isinstance(value, str):
             return f"{self.quote}{value}{self.quote}"
         if isinstance(value, Mapping):
-            return "{" + ",".join(f"{k}:{self._written(v)}" for k, v in value.items()) + "}"
+            return "{" + ",".join(f"{k}:{self._write_value(v)}" for k, v in value.items()) + "}"
         if isinstance(value, list):
-            return "[" + ",".join(map(self._written, value)) + "]"
+            return "[" + ",".join(map(self._write_value, value)) + "]"
         return json.dumps(value)
 
     def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
         """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
-        ways = (
+        alternatives = (
             f"{literal(f'{self.begin}call:{tool.name}')} "
             f"{self._object_rule(grammar, tool.parameters)} {literal(self.end)}"
             for tool in tools
         )
-        call = grammar.rule("call", " | ".join(ways))
+        call = grammar.rule("call", " | ".join(alternatives))
         return f"{call}+" if parallel else call
 
     def _object_rule(self, grammar: CallGrammar, schema: Mapping[str, Any]) -> str:
-        """An object: what is required first, then what else there is, in order."""
+        """The rule of an object: required members first, then optional ones, in order."""
         known = properties(schema)
         required = [key for key in schema.get("required") or () if key in known]
         pairs = {
@@ -139,11 +139,11 @@ class GemmaForm:
         parts = ' "," '.join(pairs[key] for key in required)
         optional = [pairs[key] for key in known if key not in required]
         if parts:
-            parts += "".join(f' ("," {each})?' for each in optional)
+            parts += "".join(f' ("," {pair})?' for pair in optional)
         elif optional:
             tails = [
-                " ".join([each, *(f'("," {later})?' for later in optional[i + 1 :])])
-                for i, each in enumerate(optional)
+                " ".join([pair, *(f'("," {later})?' for later in optional[i + 1 :])])
+                for i, pair in enumerate(optional)
             ]
             parts = f"({' | '.join(tails)})?"
         return grammar.rule("object", f'"{{" {parts} "}}"')

@@ -1,4 +1,4 @@
-"""Calls as JSON objects that hold the tool's name and its arguments: most families' form."""
+"""Calls as JSON objects with the tool's name and its arguments: the form of most families."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from reellama.pipeline.llm.tool_calls.tool import Tool
 class JsonForm:
     """`<tool_call>{"name": ..., "arguments": {...}}</tool_call>` and the like.
 
-    begin: the text before a call; "" where an answer that is JSON is a call.
+    begin: the text before a call; "" if an answer that is JSON is a call.
     end: the text after a call.
     name, arguments: the keys. name "" means {NAME: ARGUMENTS}.
-    listed: all calls of an answer are one list; else each has its own `begin` and `end`.
-    other_begins: what other models of the family write for `begin`.
+    listed: all calls of an answer are one list; otherwise each has its own `begin` and `end`.
+    other_begins: texts that other models of the family write instead of `begin`.
     """
 
     begin: str
@@ -35,7 +35,7 @@ class JsonForm:
     @property
     def start_markers(self) -> tuple[str, ...]:
         """Texts that begin a call in the middle of an answer."""
-        return tuple(each for each in (self.begin, *self.other_begins) if each)
+        return tuple(text for text in (self.begin, *self.other_begins) if text)
 
     @property
     def is_plain_json(self) -> bool:
@@ -45,12 +45,12 @@ class JsonForm:
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
-        return tuple(each for each in (*self.start_markers, self.end) if each)
+        return tuple(text for text in (*self.start_markers, self.end) if text)
 
     def read(
         self, source: AnswerSource, begin: str, emitter: CallEventEmitter
     ) -> ParserGenerator[None]:
-        """Read what follows `begin`: objects, or a list of them, and the end."""
+        """Read the objects, or the list of objects, that follow `begin`."""
         yield from source.skip_space()
         listed = yield from source.take("[")
         while True:
@@ -70,10 +70,10 @@ class JsonForm:
     def _object(
         self, source: AnswerSource, emitter: CallEventEmitter, is_plain_json: bool
     ) -> ParserGenerator[None]:
-        """Read one call. Where the name comes first, its arguments are emitted as they come."""
+        """Read one call. If the name comes first, the arguments are emitted as they come."""
         yield from source.expect("{")
         name: str | None = None
-        held: list[str] = []  # arguments before the name
+        held: list[str] = []  # the arguments, if they come before the name
         is_emitted = False
         while True:
             yield from source.skip_space()
@@ -105,7 +105,7 @@ class JsonForm:
         emitter.end()
 
     def _arguments(self, source: AnswerSource, emitter: CallEventEmitter) -> ParserGenerator[None]:
-        if (yield from source.peek()) == '"':  # an object in a string
+        if (yield from source.peek()) == '"':  # an object as a JSON string
             emitter.arguments((yield from source.json_string()) or "{}")
         else:
             yield from source.json(emitter.arguments)
@@ -116,8 +116,8 @@ class JsonForm:
         if self.listed or (self.is_plain_json and len(objects) > 1):
             return f"{self.begin}[{', '.join(objects)}]{self.end}"
         if self.begin and self.end:
-            return "\n".join(f"{self.begin}\n{each}\n{self.end}" for each in objects)
-        return "\n".join(f"{self.begin}{each}{self.end}" for each in objects)
+            return "\n".join(f"{self.begin}\n{text}\n{self.end}" for text in objects)
+        return "\n".join(f"{self.begin}{text}{self.end}" for text in objects)
 
     def _as_object(self, call: ToolCall) -> dict[str, Any]:
         if not self.name:

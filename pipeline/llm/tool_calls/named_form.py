@@ -1,4 +1,4 @@
-"""Calls as a tool's name and a JSON object of its arguments apart: Mistral's, gpt-oss's."""
+"""Calls as a tool's name followed by a JSON object of its arguments: Mistral's, gpt-oss's."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from reellama.pipeline.llm.tool_calls.tool import Tool
 class NamedForm:
     """`[TOOL_CALLS]NAME[ARGS]{...}` and the like.
 
-    begin, middle, end: the texts before the name, between name and arguments, and after these.
+    begin, middle, end: the texts before the name, between name and arguments, and after both.
     outer_begin, outer_end: the texts around all calls of an answer.
     name: a regular expression that finds the name in the text between `begin` and `middle`.
-    prefix, suffix: what the model writes before a name, and between it and `middle`.
-    between: what the model writes between two calls.
+    prefix, suffix: texts that the model writes before a name, and between name and `middle`.
+    between: the text that the model writes between two calls.
     other_begins: texts that a model may write instead of `begin`.
-    tokens: texts of the form that may be special tokens, where they are parts of the above.
+    tokens: parts of these texts that may be special tokens.
     """
 
     begin: str
@@ -44,13 +44,14 @@ class NamedForm:
     @property
     def start_markers(self) -> tuple[str, ...]:
         """Texts that begin a call in the middle of an answer."""
-        return tuple(e for e in (self.outer_begin, self.begin, *self.other_begins) if e)
+        texts = (self.outer_begin, self.begin, *self.other_begins)
+        return tuple(text for text in texts if text)
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
         parts = (*self.start_markers, self.middle, self.end, self.outer_end)
-        return tuple(each for each in (*parts, *self.tokens) if each)
+        return tuple(text for text in (*parts, *self.tokens) if text)
 
     def read(
         self, source: AnswerSource, begin: str, emitter: CallEventEmitter
@@ -91,10 +92,10 @@ class NamedForm:
 
     def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
         """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
-        ways = (
+        alternatives = (
             f"{literal(self._head(tool.name))} {grammar.arguments(tool)} {literal(self.end)}"
             for tool in tools
         )
-        call = grammar.rule("call", " | ".join(ways))
+        call = grammar.rule("call", " | ".join(alternatives))
         calls = f"{call} ({literal(self.between)} {call})*" if parallel else call
         return f"{literal(self.outer_begin)} {calls} {literal(self.outer_end)}"

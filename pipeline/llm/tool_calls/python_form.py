@@ -43,12 +43,12 @@ class PythonForm:
     ) -> ParserGenerator[None]:
         """Read the calls that follow `begin`."""
         pieces: list[str] = []
-        ending = yield from source.until((self.end,), pieces.append, or_end=True)
+        end = yield from source.until((self.end,), pieces.append, or_end=True)
         text, is_cut = "".join(pieces), False
         try:
             calls = _calls(text)
         except NotACall:
-            if ending:
+            if end:
                 raise
             calls, is_cut = _calls(_closed(text)), True
         for name, arguments in calls[: len(calls) - is_cut]:
@@ -68,35 +68,35 @@ class PythonForm:
 
     def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
         """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
-        # Values are JSON: the rules of a schema have no Python literals.
-        call = grammar.rule("call", " | ".join(self._way(grammar, tool) for tool in tools))
+        # Values are JSON, since a schema's rules have no Python literals.
+        call = grammar.rule("call", " | ".join(self._tool_rule(grammar, tool) for tool in tools))
         more = f' (", " {call})*' if parallel else ""
         return f'{literal(self.begin)} "[" {call}{more} "]" {literal(self.end)}'
 
-    def _way(self, grammar: CallGrammar, tool: Tool) -> str:
+    def _tool_rule(self, grammar: CallGrammar, tool: Tool) -> str:
         required = tool.parameters.get("required") or ()
         pairs = {
             key: f"{literal(key + '=')} {grammar.schema(schema)}"
             for key, schema in tool.properties.items()
         }
-        own = [pairs[key] for key in pairs if key in required]
-        others = [pairs[key] for key in pairs if key not in required]
-        parts = ' ", " '.join(own) + "".join(f' (", " {each})?' for each in others if own)
-        if not own and others:
-            parts = f"({' | '.join(others)})?"  # a list of one is enough to force a call
+        needed = [pairs[key] for key in pairs if key in required]
+        optional = [pairs[key] for key in pairs if key not in required]
+        parts = ' ", " '.join(needed) + "".join(f' (", " {pair})?' for pair in optional if needed)
+        if not needed and optional:
+            parts = f"({' | '.join(optional)})?"  # at most one: enough to enforce a call
         return f'{literal(tool.name + "(")} {parts} ")"'
 
 
-# What reading Python raises for what is none, or too much.
+# Errors of parsing text that is not Python, or too long or deeply nested.
 _ERRORS = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, OverflowError)
-# Texts, the last one perhaps without its end, brackets and commas.
+# Strings, of which the last one may be cut, brackets and commas.
 _BRACKETS = re.compile(
     r"""'(?:[^'\\]|\\.?)*(?:'|$) | "(?:[^"\\]|\\.?)*(?:"|$) | [()\[\]{},]""", re.DOTALL | re.VERBOSE
 )
 
 
 def python_value_or_text(text: str) -> Any:
-    """The value of a literal of Python, or of JSON; the text where it is none."""
+    """The value of a Python or JSON literal, or the text itself if it is none."""
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
     except (*_ERRORS, NotACall):
@@ -104,7 +104,7 @@ def python_value_or_text(text: str) -> Any:
 
 
 def _closed(text: str) -> str:
-    """A list of calls that was cut in the arguments of one, closed after the last whole argument.
+    """A list of calls that is cut inside of a call, closed after the last complete argument.
 
     >>> _closed("[f(), g(a=[1, 2], b=[3, 'x")
     '[f(), g(a=[1, 2])]'
@@ -122,9 +122,9 @@ def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Names and arguments of a Python list of calls. Raises NotACall for anything else."""
     try:
         parsed = ast.parse(text.strip(), mode="eval").body
-        found = parsed.elts if isinstance(parsed, ast.List) else [parsed]
-        calls = [each for each in found if isinstance(each, ast.Call)]
-        if len(calls) < len(found) or not calls:
+        nodes = parsed.elts if isinstance(parsed, ast.List) else [parsed]
+        calls = [node for node in nodes if isinstance(node, ast.Call)]
+        if len(calls) < len(nodes) or not calls:
             raise NotACall
         return [
             (ast.unparse(call.func), {str(k.arg): _value(k.value) for k in call.keywords})
@@ -135,16 +135,16 @@ def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _value(node: ast.expr) -> Any:
-    """A literal, of Python or of JSON."""
+    """The value of a Python or JSON literal. Raises NotACall or ValueError for other nodes."""
     if isinstance(node, ast.Name) and node.id in JSON_NAMES:
         return JSON_NAMES[node.id]
     if isinstance(node, ast.List | ast.Tuple):
-        return [_value(each) for each in node.elts]
+        return [_value(element) for element in node.elts]
     if isinstance(node, ast.Dict):
         keys = [str(_value(key)) for key in node.keys if key is not None]
         return dict(zip(keys, map(_value, node.values), strict=True))
     value = ast.literal_eval(node)
-    if isinstance(value, str):  # JSON writes what is outside of the first plane as two halves
+    if isinstance(value, str):  # JSON escapes characters beyond U+FFFF as two surrogates
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if not isinstance(value, int | float | None):  # bytes, complex numbers
         raise NotACall

@@ -1,4 +1,4 @@
-"""How families of models show what they think before they answer."""
+"""The tags around reasoning, by families of models."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ReasoningTags:
-    """The texts before and after the reasoning.
+    """The texts before and after reasoning.
 
-    mark: a text that the family's chat templates have; "": they have `begin`.
-    silent: the tags of channels, where each part of an answer has one. They are left out of the
-    text, and reasoning may then come between the parts too. answer: the tag before the answer's
+    mark: a text that identifies the family's chat templates; "" if `begin` does.
+    silent: tags of channels, for models that put each part of an answer into one. They are left out
+    of the text, and reasoning may also come between the parts. answer: the tag before the answer's
     text, or "".
     """
 
@@ -22,7 +22,7 @@ class ReasoningTags:
     answer: str = ""
 
 
-# Looked for in a chat template, the first that is there.
+# By family; the first one whose mark is in the chat template is used.
 REASONING_TAGS = (
     ReasoningTags("<think>", "</think>"),  # DeepSeek R1, Qwen3, SmolLM3, GLM, Granite 3, ...
     ReasoningTags("[THINK]", "[/THINK]"),  # Mistral's reasoning models
@@ -49,5 +49,5 @@ REASONING_TAGS = (
 
 
 def reasoning_tags(template: str) -> ReasoningTags | None:
-    """The tags of a chat template's family, if it thinks."""
+    """The tags of a chat template's family; None if it has no reasoning."""
     return next((tags for tags in REASONING_TAGS if (tags.mark or tags.begin) in template), None)

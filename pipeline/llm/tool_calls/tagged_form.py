@@ -1,4 +1,4 @@
-"""Calls with every argument in tags of its own: Qwen3-Coder's, GLM's, MiniMax's."""
+"""Calls with tags around each argument: Qwen3-Coder's, GLM's, MiniMax's."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from reellama.pipeline.llm.tool_calls.call_grammar import CallGrammar, literal
 from reellama.pipeline.llm.tool_calls.python_form import python_value_or_text
 from reellama.pipeline.llm.tool_calls.tool import Tool, is_text
 
-_CDATA = "<![CDATA["  # MiniCPM puts such tags around text
+_CDATA = "<![CDATA["  # which MiniCPM writes before strings
 
 
 @dataclass(frozen=True)
 class TaggedForm:
     """`<function=NAME><parameter=KEY>VALUE</parameter></function>` and the like.
 
-    A value is plain text where the tool's schema says so, and else JSON. The fields are the texts
-    of the tags. outer_begin, outer_end: around each call, or with `shared` around all of them.
-    newline: between the parts. padded: values have a line of their own. says_text: between a key
-    and "true" or "false", where a call says of each value whether it is text.
+    Values are plain text if the tool's schema has the type string, otherwise JSON. The fields are
+    the texts of the tags. outer_begin, outer_end: around each call, or with `shared` around all
+    calls. newline: between tags. padded: values are on lines of their own. says_text: the text
+    between a key and "true" or "false", for models that write whether each value is a string.
     """
 
     outer_begin: str
@@ -48,13 +48,13 @@ class TaggedForm:
     @property
     def start_markers(self) -> tuple[str, ...]:
         """Texts that begin a call in the middle of an answer."""
-        return tuple(each for each in (self.outer_begin, self.name_begin) if each)
+        return tuple(text for text in (self.outer_begin, self.name_begin) if text)
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Texts of the form that may be special tokens."""
         parts = (*self.start_markers, self.outer_end, self.end, self.key_begin, self.key_end)
-        return tuple(each for each in (*parts, self.value_begin, self.value_end) if each)
+        return tuple(text for text in (*parts, self.value_begin, self.value_end) if text)
 
     def read(
         self, source: AnswerSource, begin: str, emitter: CallEventEmitter
@@ -96,7 +96,7 @@ class TaggedForm:
     def _value(
         self, source: AnswerSource, emitter: CallEventEmitter, schema: Any
     ) -> ParserGenerator[None]:
-        """Read a value and its end. A text is emitted as it comes."""
+        """Read a value and its end. Strings are emitted as they come."""
         endings = (self.value_end,)
         if self.padded:
             yield from source.take("\n")
@@ -134,13 +134,13 @@ class TaggedForm:
         yield self.end
 
     def _key(self, key: str, is_string: bool) -> str:
-        """A key as it is written. is_string: whether its value is text."""
+        """A key with its tags. is_string: whether its value is a string."""
         kind = f"{self.says_text}{str(is_string).lower()}" if self.says_text else ""
         return f"{self.key_begin}{key}{kind}{self.key_end}"
 
     def add_rules(self, grammar: CallGrammar, tools: Sequence[Tool], parallel: bool) -> str:
         """Add the rules of calls; returns the GBNF of one or, if `parallel`, of one or more."""
-        call = grammar.rule("call", " | ".join(self._way(grammar, tool) for tool in tools))
+        call = grammar.rule("call", " | ".join(self._tool_rule(grammar, tool) for tool in tools))
         newline = literal(self.newline)
         more = f"({newline} {call})*" if parallel else '""'
         if not self.shared:
@@ -148,8 +148,8 @@ class TaggedForm:
         begin = literal(self.outer_begin + self.newline)
         return f"{begin} {call} {more} {literal(self.newline + self.outer_end)}"
 
-    def _way(self, grammar: CallGrammar, tool: Tool) -> str:
-        """One tool's call."""
+    def _tool_rule(self, grammar: CallGrammar, tool: Tool) -> str:
+        """GBNF of a call of one tool."""
         newline = self.newline
         own_outer = bool(self.name_begin) and not self.shared
         begin = self.outer_begin + newline + self.name_begin if own_outer else self.name_begin
@@ -176,8 +176,7 @@ class TaggedForm:
 
 
 def _json_or_python(text: str) -> Any:
-    """The value of a text: JSON or, as some templates write it, Python; the text where it is
-    neither."""
+    """The value of JSON or, as some templates write it, of Python; the text if it is neither."""
     with suppress(ValueError):
         return finite_json(text)
     return python_value_or_text(text)

@@ -1,4 +1,4 @@
-"""A function that a model may ask its caller to run."""
+"""Tools: functions of the client that a model may call."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 class Tool:
     """A tool: its name and the JSON schema of its arguments, an object.
 
-    `definition` is what chat templates are given: {"type": "function", "function": {...}}, as the
-    client sent it. Raises ReellamaError for a name that families' forms could not hold.
+    definition: what chat templates get: {"type": "function", "function": {...}}, as the client
+    sent it. Raises ReellamaError for a name that some form of calls cannot represent.
     """
 
     name: str
@@ -39,11 +39,11 @@ class Tool:
             raise ReellamaError(f"the parameters of the tool {self.name} are no JSON schema")
 
 
-MAX_REFERENCES = 8  # links of a chain of references that are followed
+MAX_REFERENCES = 8  # length of a chain of references that is followed
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schemas of an object's members by name, each with the definitions that it refers to."""
+    """The schemas of an object's members by name, with the definitions that they refer to."""
     members = schema.get("properties")
     if not isinstance(members, Mapping):
         return {}
@@ -51,7 +51,7 @@ def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _complete(inner: Any, outer: Mapping[str, Any]) -> Any:
-    """A schema with the definitions of the outer one; a reference to one of them is replaced."""
+    """A schema with the definitions of the outer one; if it is a reference, it is resolved."""
     sections = {name: outer[name] for name in ("$defs", "definitions") if name in outer}
     for _ in range(MAX_REFERENCES):
         reference = inner.get("$ref") if isinstance(inner, Mapping) else None
@@ -64,10 +64,10 @@ def _complete(inner: Any, outer: Mapping[str, Any]) -> Any:
 
 
 def is_text(schema: Any) -> bool:
-    """Whether a JSON schema allows text alone."""
+    """Whether a JSON schema allows only strings."""
     if not isinstance(schema, Mapping):
         return False
     choices = schema.get("enum")
     if "type" not in schema and isinstance(choices, list):
-        return all(isinstance(each, str) for each in choices)
+        return all(isinstance(choice, str) for choice in choices)
     return schema.get("type") == "string"

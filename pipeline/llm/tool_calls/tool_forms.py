@@ -1,4 +1,4 @@
-"""How families of models call tools, and which of these a chat template is of."""
+"""The forms of tool calls by families of models, and the detection of a template's family."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reellama.pipeline.llm.tool_calls.tool import Tool
 
 
 class ToolForm(Protocol):
-    """How a family writes calls of tools."""
+    """The form of a family's tool calls."""
 
     @property
     def start_markers(self) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class ToolForm(Protocol):
         ...
 
 
-# For models whose template knows no tools.
+# The form for models whose template does not support tools.
 GENERIC = "json"
 
 # Forms by name.
@@ -216,8 +216,8 @@ FORMS: dict[str, ToolForm] = {
     ),
 }
 
-# What a family's template has in it, as a regular expression, and its form. The first that is found
-# is taken: those that have more of their own come first.
+# Regular expressions that identify a family's templates, and its form. The first match counts, so
+# specific ones come first.
 FAMILIES: tuple[tuple[str, str], ...] = (
     (r"<\|channel\|>commentary", "harmony"),  # gpt-oss
     (r"｜DSML｜[\s\S]*function_calls", "deepseek-v3.2"),  # DeepSeek V3.2
@@ -250,5 +250,5 @@ FAMILIES: tuple[tuple[str, str], ...] = (
 
 
 def tool_form(template: str) -> str | None:
-    """How the models of a chat template call tools, a key of FORMS; None where it is not known."""
+    """The form of calls of a chat template's models, a key of FORMS; None if it is not known."""
     return next((form for mark, form in FAMILIES if re.search(mark, template)), None)
