@@ -51,23 +51,23 @@ def wrong_kind(schema: Any) -> str | None:
             continue
         if not isinstance(part, dict):
             return f"{path[:MAX_SHOWN] or 'it'} must be an object, not {_kind(part)}"
-        for keyword, (wanted, is_right) in KINDS.items():
+        for keyword, (expected, is_right) in KINDS.items():
             if keyword in part and not is_right(part[keyword]):
                 field = f"{path}.{keyword}".lstrip(".")[:MAX_SHOWN]
-                return f"{field} must be {wanted}, not {_kind(part[keyword])}"
+                return f"{field} must be {expected}, not {_kind(part[keyword])}"
         stack += [(f"{path}.{step}".lstrip("."), inner) for step, inner in _schemas(part)]
     return None
 
 
 def _schemas(part: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The schemas directly inside of a schema, each with its relative path."""
-    for keyword, (wanted, _) in KINDS.items():
+    for keyword, (expected, _) in KINDS.items():
         value = part.get(keyword)
         if keyword == "items" and isinstance(value, dict):
             yield keyword, value
-        elif wanted == _MAPPING[0] and value is not None:
+        elif expected == _MAPPING[0] and value is not None:
             yield from ((f"{keyword}.{name}", inner) for name, inner in value.items())
-        elif wanted == _SCHEMAS[0] and value is not None:
+        elif expected == _SCHEMAS[0] and value is not None:
             yield from ((f"{keyword}.{i}", inner) for i, inner in enumerate(value))
 
 

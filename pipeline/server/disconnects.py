@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 T = TypeVar("T")
-CLIENT_CLOSED_REQUEST = 499  # the status of a response that nobody reads
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for requests whose client has disconnected
 
 
 async def cancel_on_disconnect(request: Request, awaitable: Awaitable[T]) -> T:

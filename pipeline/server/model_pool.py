@@ -19,7 +19,7 @@ from reellama.pipeline.server.model_registry.registered_model import RegisteredM
 from reellama.pipeline.server.monitoring.logs import log
 from reellama.pipeline.server.settings import Settings
 
-# With less than this share of the memory free, models that nobody uses are unloaded.
+# With less than this share of the memory free, unused models are unloaded.
 MIN_FREE_MEMORY = 0.05
 CHECK_SECONDS = 5.0  # between two checks for models to unload
 

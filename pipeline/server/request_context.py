@@ -18,7 +18,7 @@ MAX_NOTES_CHARACTERS = 4000  # in that header: clients refuse lines of much more
 
 # The address of the client whose request is answered, or LOCAL.
 CLIENT: ContextVar[str] = ContextVar("client", default="")
-LOCAL = "the server's own user"  # who came by the Unix socket: may name files, and needs no token
+LOCAL = "the server's own user"  # by the Unix socket: may name any file, and needs no token
 
 ANSWER_HEADERS: ContextVar[dict[str, str] | None] = ContextVar("headers", default=None)
 

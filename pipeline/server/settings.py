@@ -35,7 +35,7 @@ class Settings:
         max_per_client: requests of one client address that are answered or wait; None: no limit.
         answer_seconds: seconds that an answer may take, waiting included; None: no limit.
         keep_alive: seconds that a model stays in memory after its last use; -1 for ever.
-        token: what clients must send as bearer token, if anything.
+        token: the bearer token that clients must send; None: none.
         allow_dirs: folders in which clients may name files; allow_urls: hosts that media are
             fetched from; allow_hosts: more host names of the server, see
             `reellama.pipeline.server.middleware.allowed_hosts`; allow_pushes: registries to which

@@ -45,10 +45,10 @@ def video_options(
 ) -> VideoOptions:
     """The options of a request or of one video, by name; `default` for missing ones and None.
 
-    `sampling` and `fps` are one choice: either of them takes the place of both in the default.
+    `sampling` and `fps` belong together: either of them overrides both of the default.
     Raises ReellamaError for a value of another kind or out of range.
     """
-    named = _named(given)
+    named = _validated(given)
     if _SAMPLING_FIELDS & named.keys():
         named = {name: getattr(VideoReadOptions, name) for name in _SAMPLING_FIELDS} | named
     pooled = {field: named.pop(name) for name, field in _POOLING.items() if name in named}
@@ -60,15 +60,16 @@ def video_options(
 
 
 def checked_video_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in a request by name, for `video_options`, which knows the server's defaults.
+    """The options of a request by name, validated before the server's defaults are known.
 
     Raises ReellamaError for a value of another kind or out of range.
     """
     video_options(given)
-    return _named(given)
+    return _validated(given)
 
 
-def _named(given: Mapping[str, Any]) -> dict[str, Any]:
+def _validated(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options without None, each of the right kind."""
     return {
         name: _checked(name, given[name]) for name in VIDEO_OPTIONS if given.get(name) is not None
     }

@@ -176,8 +176,8 @@ class AnthropicMessage(BaseModel):
     def media(self) -> list[list[MediaReference]]:
         """The media references of each message of `as_messages`."""
         results = [block.media for block in self.of(ToolResultBlock)]
-        own = [block.reference() for block in self.of(MediaBlock)]
-        return [*results, own] if self._is_more_than_results or not results else results
+        others = [block.reference() for block in self.of(MediaBlock)]
+        return [*results, others] if self._is_more_than_results or not results else results
 
     def as_messages(self, media: list[tuple[MediaItem, ...]]) -> list[ServiceMessage]:
         """The service's messages: one for each tool result, then one for the rest.

@@ -123,16 +123,16 @@ def tool_from_definition(definition: Any) -> Tool:
     return Tool(str(name or ""), parameters, {**definition, "type": "function"})
 
 
-def tool_choice_from(given: Any) -> ToolChoice:
+def tool_choice_from(value: Any) -> ToolChoice:
     """OpenAI's `tool_choice`: "auto", "none", "required", or an object that names a tool.
 
     Raises ReellamaError for anything else.
     """
-    if given is None:
+    if value is None:
         return ToolChoice()
-    if given in ("auto", "none", "required"):
-        return ToolChoice(given)
-    named = given.get("function", given) if isinstance(given, dict) else None
+    if value in ("auto", "none", "required"):
+        return ToolChoice(value)
+    named = value.get("function", value) if isinstance(value, dict) else None
     if isinstance(named, dict) and isinstance(name := named.get("name"), str):
         return ToolChoice("required", name)
     raise ReellamaError(
@@ -141,14 +141,14 @@ def tool_choice_from(given: Any) -> ToolChoice:
     )
 
 
-def think_from(given: bool | str | None) -> Think:
+def think_from(value: bool | str | None) -> Think:
     """Ollama's `think`. Raises ReellamaError, in Ollama's words, for an unknown value."""
-    if given is None or isinstance(given, bool):
-        return given
-    if given in ("true", "false"):
-        return given == "true"
-    if given in THINK_LEVELS:
-        return given  # type: ignore[return-value]
+    if value is None or isinstance(value, bool):
+        return value
+    if value in ("true", "false"):
+        return value == "true"
+    if value in THINK_LEVELS:
+        return value  # type: ignore[return-value]
     raise ReellamaError(
-        f'invalid think value: "{given}" (must be "high", "medium", "low", true, or false)'
+        f'invalid think value: "{value}" (must be "high", "medium", "low", true, or false)'
     )

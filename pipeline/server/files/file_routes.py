@@ -126,10 +126,10 @@ def _check_charset(request: Request) -> None:
 
 
 def _lifetime(form: FormData) -> int | None:
-    given = form.get("expires_after[seconds]")
-    if given is None:
+    value = form.get("expires_after[seconds]")
+    if value is None:
         return None
-    seconds = int(given) if isinstance(given, str) and _SECONDS.fullmatch(given) else 0
+    seconds = int(value) if isinstance(value, str) and _SECONDS.fullmatch(value) else 0
     if seconds not in LIFETIMES:
         allowed = f"{LIFETIMES.start} to {LIFETIMES.stop - 1}"
         raise FileStoreError(f"expires_after[seconds]: a number from {allowed} is allowed")

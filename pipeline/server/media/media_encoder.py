@@ -127,13 +127,12 @@ class MediaEncoder:
         return encoded_media
 
     def _defaults_for(self, bundle: VideoBundle) -> VideoOptions:
-        """What holds where a request says nothing: the server's own options, as far as the bundle
-        takes them. `ask`, which comes by the Unix socket, has its own defaults."""
-        if CLIENT.get() == LOCAL:
+        """The server's default options, except for pooling that the bundle does not support."""
+        if CLIENT.get() == LOCAL:  # `ask` sends its own defaults
             return DEFAULT_VIDEO_OPTIONS
         try:
             bundle.check_pooling(self.defaults.pooling)
-        except ReellamaError:  # a trained bundle, which always makes one number of tokens
+        except ReellamaError:  # trained bundles have a fixed number of tokens
             return replace(self.defaults, pooling=DEFAULT_POOLING)
         return self.defaults
 

@@ -62,8 +62,8 @@ class VideoFields(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         """The given ones of `VIDEO_OPTIONS`."""
-        given = {name: getattr(self, name) for name in VIDEO_OPTIONS}
-        return {name: value for name, value in given.items() if value is not None}
+        options = {name: getattr(self, name) for name in VIDEO_OPTIONS}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 class MediaReference(VideoFields):

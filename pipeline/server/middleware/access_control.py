@@ -53,9 +53,9 @@ class AccessControlMiddleware:
 
 
 def _check_token(headers: Mapping[bytes, str], token: str) -> None:
-    scheme, _, given = headers.get(b"authorization", "").partition(" ")
+    scheme, _, credentials = headers.get(b"authorization", "").partition(" ")
     if b"x-api-key" in headers:  # of Anthropic's clients
-        scheme, given = "bearer", headers[b"x-api-key"]
-    is_equal = hmac.compare_digest(given.strip().encode(), token.encode())
+        scheme, credentials = "bearer", headers[b"x-api-key"]
+    is_equal = hmac.compare_digest(credentials.strip().encode(), token.encode())
     if not is_equal or scheme.lower() != "bearer":
         raise AccessDenied("send the server's token as a bearer token, or as x-api-key", 401)

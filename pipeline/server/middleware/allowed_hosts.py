@@ -19,11 +19,11 @@ APP_SCHEMES = ("app", "file", "tauri", "vscode-webview")
 
 
 class AllowedHosts:
-    """Names of this machine, the host that the server listens on, and `more` names."""
+    """Names of this machine, the host that the server listens on, and the names of `allowed`."""
 
-    def __init__(self, host: str, more: Iterable[str]) -> None:
+    def __init__(self, host: str, allowed: Iterable[str]) -> None:
         self._names = {"localhost", socket.gethostname().lower(), host.lower()}
-        self._names |= {name.lower() for name in more}
+        self._names |= {name.lower() for name in allowed}
 
     def allows_host(self, netloc: str) -> bool:
         """Whether a Host header, "host:port", is allowed. DNS cannot rebind an IP address."""

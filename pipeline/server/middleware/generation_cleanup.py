@@ -8,7 +8,7 @@ from reellama.pipeline.server.chat.generation import REQUEST_GENERATIONS, Genera
 
 
 class GenerationCleanupMiddleware:
-    """Closes each generation that a request has begun and nobody has closed.
+    """Closes each generation that a request has begun and not closed.
 
     A generation that begins just as its client disconnects has no owner: the task that would take
     it was cancelled.

@@ -67,9 +67,9 @@ class ModelName:
         >>> str(ModelName.parse("mini")), str(ModelName.parse("hf.co/owner/Repo:Q4_0"))
         ('mini:latest', 'hf.co/owner/Repo:Q4_0')
         """
-        place = [] if self.host == DEFAULT_HOST else [self.host]
-        place += [] if not place and self.namespace == DEFAULT_NAMESPACE else [self.namespace]
-        return "/".join([*place, f"{self.model}:{self.tag}"])
+        prefix = [] if self.host == DEFAULT_HOST else [self.host]
+        prefix += [] if not prefix and self.namespace == DEFAULT_NAMESPACE else [self.namespace]
+        return "/".join([*prefix, f"{self.model}:{self.tag}"])
 
 
 def short_name(text: str) -> str:
@@ -82,8 +82,8 @@ def short_name(text: str) -> str:
         name = ModelName.parse(text)
     except ModelStoreError:
         return text
-    place = (name.host.lower(), name.namespace.lower())
+    prefix = (name.host.lower(), name.namespace.lower())
     tag = "" if name.tag.lower() == DEFAULT_TAG else f":{name.tag}"
-    if place == (DEFAULT_HOST, DEFAULT_NAMESPACE):
+    if prefix == (DEFAULT_HOST, DEFAULT_NAMESPACE):
         return name.model + tag
     return text if tag else text.rpartition(":")[0] if text.lower().endswith(":latest") else text

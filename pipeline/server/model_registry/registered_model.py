@@ -121,7 +121,7 @@ class RegisteredModel:
             info |= {k: v for k, v in file.metadata.items() if isinstance(v, list)}
         else:  # null in place of the lists, as in Ollama's API
             info |= {key: None for key, value in info.items() if isinstance(value, dict)}
-        shown = {
+        fields = {
             "license": "\n".join(manifest.license),
             "modelfile": self.modelfile(template),
             "parameters": "\n".join(parameter_lines(manifest.parameters)),
@@ -135,10 +135,10 @@ class RegisteredModel:
         }
         if verbose:
             tensors = file.tensors.values()
-            shown["tensors"] = [
+            fields["tensors"] = [
                 {"name": t.name, "type": t.type.name, "shape": list(t.shape)} for t in tensors
             ]
-        return {key: value for key, value in shown.items() if value or key == "modelfile"}
+        return {key: value for key, value in fields.items() if value or key == "modelfile"}
 
     def modelfile(self, template: str) -> str:
         """The model as a Modelfile."""
@@ -170,8 +170,8 @@ def parameter_lines(parameters: dict[str, Any]) -> list[str]:
     """One line for each value, like those of /api/show."""
     pairs = [
         (name, value)
-        for name, given in sorted(parameters.items())
-        for value in (given if isinstance(given, list) else [given])
+        for name, values in sorted(parameters.items())
+        for value in (values if isinstance(values, list) else [values])
     ]
     return [f"{name:30} {json.dumps(value, ensure_ascii=False)}" for name, value in pairs]
 

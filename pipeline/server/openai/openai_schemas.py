@@ -302,14 +302,14 @@ class EmbeddingRequest(BaseModel):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _check_input(cls, given: Any) -> Any:
-        inputs = given if isinstance(given, list) else [given]
+    def _check_input(cls, value: Any) -> Any:
+        inputs = value if isinstance(value, list) else [value]
         kinds = {type(text) for text in inputs}
         if kinds not in ({str}, {int}, {list}):
             raise ValueError("give a text, texts, a list of token ids, or a list of such lists")
         if len(inputs) > MAX_INPUTS and kinds != {int}:
             raise ValueError(f"at most {MAX_INPUTS} texts are taken, not {len(inputs)}")
-        return given
+        return value
 
     @property
     def texts(self) -> list[str | list[int]]:

@@ -121,26 +121,27 @@ async def response_events(
         block = event.block
         status = "in_progress" if event.type == "start" else "completed"
         item = reply.item(block, status)
-        place = {"item_id": item["id"], "output_index": block.index}
-        part = place if block.kind == "call" else {**place, "content_index": 0}
+        location: dict[str, Any] = {"item_id": item["id"], "output_index": block.index}
+        if block.kind != "call":
+            location["content_index"] = 0
         logprobs: dict[str, Any] = {} if block.kind != "text" else {"logprobs": []}
         if event.type == "start":
             yield numbered("response.output_item.added", output_index=block.index, item=item)
             if block.kind != "call":
                 empty = reply.part(block, empty=True)
-                yield numbered("response.content_part.added", **part, part=empty)
+                yield numbered("response.content_part.added", **location, part=empty)
         elif event.type == "delta":
             if logprobs and reply.body.wants_logprobs:
                 logprobs = {"logprobs": reply.logprobs(event.tokens)}
-            yield numbered(f"{EVENTS[block.kind]}.delta", **part, delta=event.text, **logprobs)
+            yield numbered(f"{EVENTS[block.kind]}.delta", **location, delta=event.text, **logprobs)
         else:
             blocks.append(block)
             whole = "arguments" if block.kind == "call" else "text"
             named = {"name": block.name} if block.kind == "call" else {}
             content = {whole: block.text, **named, **logprobs}
-            yield numbered(f"{EVENTS[block.kind]}.done", **part, **content)
+            yield numbered(f"{EVENTS[block.kind]}.done", **location, **content)
             if block.kind != "call":
-                yield numbered("response.content_part.done", **part, part=reply.part(block))
+                yield numbered("response.content_part.done", **location, part=reply.part(block))
             yield numbered("response.output_item.done", output_index=block.index, item=item)
     response = reply.finished(blocks, answer)
     yield numbered(f"response.{response['status']}", response=response)

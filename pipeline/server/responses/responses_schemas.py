@@ -114,14 +114,14 @@ class InputItems(BaseModel):
 
     @field_validator("input", mode="before")
     @classmethod
-    def _add_message_type(cls, given: Any) -> Any:
-        if not isinstance(given, list):
-            return given
+    def _add_message_type(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
         return [
             {**item, "type": item.get("type") or "message"}
             if isinstance(item, dict) and "role" in item
             else item
-            for item in given
+            for item in value
         ]
 
 
@@ -159,8 +159,8 @@ class TextFormat(BaseModel):
 
     @field_validator("type", mode="before")
     @classmethod
-    def _default_to_text(cls, given: Any) -> Any:
-        return "text" if given is None else given
+    def _default_to_text(cls, value: Any) -> Any:
+        return "text" if value is None else value
 
     @model_validator(mode="after")
     def _check_schema(self) -> TextFormat:
@@ -180,8 +180,8 @@ class TextOptions(BaseModel):
 
     @field_validator("format", mode="before")
     @classmethod
-    def _default_to_text(cls, given: Any) -> Any:
-        return {} if given is None else given
+    def _default_to_text(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 class Reasoning(BaseModel):
@@ -243,10 +243,10 @@ class ResponsesRequest(BaseModel):
 
     @field_validator("background", "conversation", "prompt")
     @classmethod
-    def _reject_unsupported(cls, given: Any) -> Any:
-        if given:
+    def _reject_unsupported(cls, value: Any) -> Any:
+        if value:
             raise ValueError("this is not supported: leave it out")
-        return given
+        return value
 
     @property
     def own_items(self) -> list[dict[str, Any]]:
