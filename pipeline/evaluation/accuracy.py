@@ -1,4 +1,4 @@
-"""A share of right answers, and how certain it is."""
+"""Accuracy with a confidence interval."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class Accuracy:
 
     @property
     def value(self) -> float:
+        """The share, 0 to 1; nan without answers."""
         return self.right / self.of if self.of else math.nan
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:
@@ -27,7 +28,7 @@ class Accuracy:
         return middle - half, middle + half
 
     def to_json(self) -> dict[str, object]:
-        """The share and its interval, as `scores.json` has them."""
+        """The share and its interval, as in `scores.json`."""
         low, high = self.interval()
         return {
             "share": round(self.value, 4),

@@ -1,4 +1,4 @@
-"""Is an answer right: as probabilities of the choices, as a text that names one, or as words."""
+"""Judge answers: by probabilities of the choices, by the choice that a text names, or by words."""
 
 from __future__ import annotations
 
@@ -10,43 +10,43 @@ import numpy as np
 from reellama.pipeline.llm.engine import Engine, PromptPart
 
 ARTICLES = {"a", "an", "the"}
-_COUNTED = "zero one two three four five six seven eight nine ten"
-NUMBERS = {word: str(number) for number, word in enumerate(_COUNTED.split())}
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
+NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())}
 
 
 def choice_probabilities(
     engine: Engine, prompt: Sequence[PromptPart], choices: Sequence[str]
 ) -> np.ndarray:
-    """How likely each choice is as the whole answer, among the choices: float64 [choices].
+    """Probabilities of the choices as whole answers, normalized over the choices: float64 `[n]`.
 
-    The tokens of a choice and the end of the turn are scored after the same prompt.
+    For each choice the tokens of its text and of the end of the turn are scored after the prompt.
     """
     end = [engine.tokenizer.eos] if engine.tokenizer.eos is not None else []
     ids = [[*engine.tokenizer.encode(choice), *end] for choice in choices]
     scores = np.array([row.sum() for row in engine.logprobs(prompt, ids)])
-    likely = np.exp(scores - scores.max())
-    return likely / likely.sum()
+    weights = np.exp(scores - scores.max())
+    return weights / weights.sum()
 
 
 def choice_prefix_probabilities(
     engine: Engine, prompt: Sequence[PromptPart], choices: Sequence[str]
 ) -> np.ndarray:
-    """How likely an answer begins with each choice, among the choices: float64 [choices].
+    """Probabilities that an answer begins with each choice, normalized: float64 `[n]`.
 
-    A choice may begin with a small or a capital letter, and whatever may follow it: of "No, there
-    is none." the "No" counts.
+    A choice may begin with a small or a capital letter, and any text may follow: of "No, there is
+    none." the "No" counts.
     """
     spellings = [
         [choice[:1].lower() + choice[1:], choice[:1].upper() + choice[1:]] for choice in choices
     ]
     ids = [engine.tokenizer.encode(text) for texts in spellings for text in texts]
     scores = np.array([row.sum() for row in engine.logprobs(prompt, ids)])
-    likely = np.exp(scores - scores.max()).reshape(len(choices), -1).sum(1)
-    return likely / likely.sum()
+    weights = np.exp(scores - scores.max()).reshape(len(choices), -1).sum(1)
+    return weights / weights.sum()
 
 
 def normalized_words(text: str, *, articles: bool = False) -> list[str]:
-    """Words for comparing: small letters, no marks, numbers as digits, articles only if wanted.
+    """Words for comparison: lower case, no punctuation, numbers as digits, articles optional.
 
     >>> normalized_words("The dog's red, and two cats!")
     ['dog', 's', 'red', 'and', '2', 'cats']
@@ -56,7 +56,7 @@ def normalized_words(text: str, *, articles: bool = False) -> list[str]:
 
 
 def mentioned_choices(text: str, choices: Sequence[str]) -> list[int]:
-    """Which choices a text names, as whole words; not one inside the name of a longer one.
+    """Indices of the choices that a text names in whole words, except within a longer choice.
 
     >>> mentioned_choices("It moves up and right.", ["right", "up and right", "down"])
     [1]
@@ -64,11 +64,11 @@ def mentioned_choices(text: str, choices: Sequence[str]) -> list[int]:
     articles = not all(map(normalized_words, choices))  # a choice may be the letter A
     words = normalized_words(text, articles=articles)
     spans = [
-        (start, start + len(wanted), choice)
-        for choice, wanted in enumerate(
+        (start, start + len(phrase), choice)
+        for choice, phrase in enumerate(
             normalized_words(name, articles=articles) for name in choices
         )
-        for start in _places(words, wanted)
+        for start in _positions(words, phrase)
     ]
     return sorted(
         {
@@ -80,27 +80,27 @@ def mentioned_choices(text: str, choices: Sequence[str]) -> list[int]:
 
 
 def first_mentioned(text: str, choices: Sequence[str]) -> int | None:
-    """The choice that a text names first, as whole words; None for none.
+    """Index of the choice that a text names first, in whole words; None if it names none.
 
     >>> first_mentioned("No, there is no dog. Yes?", ["yes", "no"])
     1
     """
     words = normalized_words(text, articles=True)
-    places = [
-        (places[0], number)
-        for number, choice in enumerate(choices)
-        if (places := _places(words, normalized_words(choice, articles=True)))
+    mentions = [
+        (positions[0], index)
+        for index, choice in enumerate(choices)
+        if (positions := _positions(words, normalized_words(choice, articles=True)))
     ]
-    return min(places)[1] if places else None
+    return min(mentions)[1] if mentions else None
 
 
 def contains(text: str, answer: str) -> bool:
-    """Whether the words of an open answer stand in a text, one after the other."""
+    """Whether a text contains the words of an open answer, in their order."""
     return 0 in mentioned_choices(text, [answer])
 
 
-def _places(words: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    n = len(wanted)
+def _positions(words: Sequence[str], phrase: Sequence[str]) -> list[int]:
+    n = len(phrase)
     if not n:
         return []
-    return [i for i in range(len(words) - n + 1) if list(words[i : i + n]) == list(wanted)]
+    return [i for i in range(len(words) - n + 1) if list(words[i : i + n]) == list(phrase)]

@@ -1,6 +1,6 @@
-"""Whether a model is as often right as it is sure: calibration error and reliability diagram.
+"""Calibration of yes/no answers: expected calibration error and reliability diagram.
 
-Guo et al., 2017, "On calibration of modern neural networks", for questions with two answers.
+Guo et al., 2017, "On calibration of modern neural networks".
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ BINS = 10  # of equal width, from 0 to 1
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The questions whose p(yes) lies in one bin: how many, their mean p(yes), the share of yes."""
+    """The questions whose p(yes) is in one bin."""
 
-    n: int
-    predicted: float
-    observed: float
+    n: int  # questions
+    predicted: float  # mean p(yes)
+    observed: float  # share whose answer is yes
 
 
 def reliability(
@@ -28,30 +28,32 @@ def reliability(
 ) -> list[ReliabilityBin]:
     """The bins that are not empty, in ascending order.
 
-    p_yes: float [n], the probability of yes; is_yes: bool [n], whether yes is right.
+    Args:
+        p_yes: float `[n]`, the probability of yes.
+        is_yes: bool `[n]`, whether yes is right.
     """
     predicted, observed = np.asarray(p_yes, np.float64), np.asarray(is_yes, bool)
-    number = np.minimum((predicted * bins).astype(int), bins - 1)
+    indices = np.minimum((predicted * bins).astype(int), bins - 1)  # [n]
     return [
-        ReliabilityBin(int(here.sum()), float(predicted[here].mean()), float(observed[here].mean()))
-        for here in (number == each for each in range(bins))
-        if here.any()
+        ReliabilityBin(int(mask.sum()), float(predicted[mask].mean()), float(observed[mask].mean()))
+        for mask in (indices == i for i in range(bins))
+        if mask.any()
     ]
 
 
 def expected_calibration_error(
     p_yes: Sequence[float] | np.ndarray, is_yes: Sequence[bool] | np.ndarray, bins: int = BINS
 ) -> float:
-    """The distance of mean p(yes) and share of yes, averaged over bins by their questions."""
+    """The distance of mean p(yes) from the share of yes, averaged over all questions' bins."""
     filled = reliability(p_yes, is_yes, bins)
     weighted_distance = sum(bin_.n * abs(bin_.predicted - bin_.observed) for bin_ in filled)
     return weighted_distance / len(p_yes) if len(p_yes) else float("nan")
 
 
 def plot_reliability(bins: Sequence[ReliabilityBin], path: Path, title: str) -> list[Path]:
-    """Write the reliability diagram as `path` with .png and with .svg; returns both paths.
+    """Write the reliability diagram to `path` with the suffixes .png and .svg.
 
-    Raises ReellamaError when matplotlib is missing or a file cannot be written.
+    Returns both paths. Raises ReellamaError if matplotlib is missing or a file cannot be written.
     """
     from reellama.gguf_tools.measuring import plots
 

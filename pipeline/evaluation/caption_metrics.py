@@ -1,7 +1,7 @@
-"""Descriptions against those of people: BLEU-4 (sacrebleu) and CIDEr (pycocoevalcap).
+"""Caption metrics: BLEU-4 (sacrebleu) and CIDEr (pycocoevalcap).
 
-METEOR and SPICE of pycocoevalcap are Java programs, and so is the tokenizer before its CIDEr. Here
-words are cut without Java, by rules that agree with it on all but rare marks.
+METEOR, SPICE and the tokenizer of pycocoevalcap are Java programs. Here texts are tokenized without
+Java, by rules that agree with that tokenizer except for rare punctuation.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _NOT = re.compile(r"(?<=\w)n't\b")
 
 
 def check_installed() -> None:
-    """Raise ReellamaError when the packages that score captions are not installed."""
+    """Raise ReellamaError if the packages that score captions are not installed."""
     try:
-        import pycocoevalcap.cider.cider  # noqa: F401  # it is asked for, not used
+        import pycocoevalcap.cider.cider  # noqa: F401  # only tested for
         import sacrebleu  # noqa: F401
     except ImportError as error:
         raise ReellamaError(
@@ -31,7 +31,7 @@ def check_installed() -> None:
 
 
 def caption_words(text: str) -> list[str]:
-    """Words as caption metrics count them: small letters, articles kept, no marks.
+    """Words as caption metrics count them: lower case, with articles, without punctuation.
 
     >>> caption_words("The dog's t-shirt isn't red, is it?")
     ['the', 'dog', "'s", 't-shirt', 'is', "n't", 'red', 'is', 'it']
@@ -46,19 +46,23 @@ def cider_of_each(
     references: Sequence[Sequence[str]],
     others: Sequence[Sequence[str]] = (),
 ) -> np.ndarray:
-    """CIDEr, 0 to 10, of each description, float64 [n] (Vedantam et al., 2015); their mean counts.
+    """CIDEr (Vedantam et al., 2015), 0 to 10, of each description: float64 `[n]`.
 
-    It weighs words by how rare they are among `references` and `others`, the references of clips of
-    the same split that are not described; so it is 0 for a single clip.
+    The score of a model is their mean. Words are weighted by their rarity among the references, so
+    the CIDEr of a single clip is 0.
+
+    Args:
+        references: one or more captions by people for each description.
+        others: captions of clips of the same split that are not described.
     """
     check_installed()
     from pycocoevalcap.cider.cider import Cider
 
-    everything = [*references, *others]
+    split = [*references, *others]
     candidates = {i: [" ".join(caption_words(text))] for i, text in enumerate(descriptions)}
-    candidates |= {i: [""] for i in range(len(descriptions), len(everything))}
+    candidates |= {i: [""] for i in range(len(descriptions), len(split))}
     all_references = {
-        i: [" ".join(caption_words(text)) for text in texts] for i, texts in enumerate(everything)
+        i: [" ".join(caption_words(text)) for text in texts] for i, texts in enumerate(split)
     }
     _, scores = Cider().compute_score(all_references, candidates)
     return np.asarray(scores, np.float64)[: len(descriptions)]
@@ -67,7 +71,7 @@ def cider_of_each(
 def caption_scores(
     descriptions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """BLEU-4, 0 to 100, and CIDEr, 0 to 10, of descriptions; each has one reference or more."""
+    """BLEU-4, 0 to 100, and CIDEr, 0 to 10, of descriptions with one or more references each."""
     check_installed()
     from sacrebleu.metrics.bleu import BLEU
 

@@ -1,4 +1,4 @@
-"""Clips with people's captions, from a JSONL file: `{"video": path, "captions": [...]}` a line."""
+"""Clips with captions by people, read from JSONL: `{"video": path, "captions": [...]}`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reellama.gguf_tools.errors import ReellamaError
 
 @dataclass(frozen=True)
 class CaptionedClip:
-    """A video or a still picture, and what people said of it."""
+    """A video or a still picture, with captions by people."""
 
     video: Path
     captions: tuple[str, ...]
@@ -24,11 +24,13 @@ class CaptionedClip:
 
 @dataclass(frozen=True)
 class CaptionedSplit:
-    """What a bundle is evaluated on.
+    """The clips that a bundle is evaluated on.
 
     Attributes:
-        clips: all of the split; a task asks about at most `max_clips` of them, drawn by `seed`.
-        train: what the baselines may know, apart from `clips`; may be empty.
+        clips: all clips of the split.
+        train: other clips, from which baselines may learn; may be empty.
+        max_clips: clips that a task draws at most.
+        seed: seed of the draws.
     """
 
     clips: list[CaptionedClip]
@@ -37,21 +39,22 @@ class CaptionedSplit:
     seed: int = 0
 
     def rng(self) -> np.random.Generator:
-        """A new random generator with the seed of the split."""
+        """A new random generator with the split's seed."""
         return np.random.default_rng(self.seed)
 
     def sample(self, clips: Sequence[CaptionedClip] | None = None) -> list[CaptionedClip]:
-        """At most `max_clips` of `clips` (default: of all), in their order."""
-        among = self.clips if clips is None else clips
-        drawn = self.rng().permutation(len(among))[: self.max_clips]
-        return [among[number] for number in sorted(drawn)]
+        """A random sample of at most `max_clips` of `clips` (default: all), in their order."""
+        clips = self.clips if clips is None else clips
+        drawn = self.rng().permutation(len(clips))[: self.max_clips]
+        return [clips[i] for i in sorted(drawn)]
 
 
 def read_captioned(path: Path) -> list[CaptionedClip]:
-    """The clips of a JSONL file, paths beside it; lines of one video are one clip.
+    """Read the clips of a JSONL file, with paths relative to the file.
 
-    A line has `captions`, a list of texts, or `caption`, a text. Raises ReellamaError with file and
-    line for one that cannot be used, and where there are fewer than two clips.
+    A line has `captions`, a list of texts, or `caption`, a text. Lines of the same video are joined
+    into one clip. Raises ReellamaError, which names the line, for a line that cannot be used, and
+    for fewer than two clips.
     """
     path = path.expanduser()
     captions_by_video: dict[Path, tuple[str, ...]] = {}
@@ -65,7 +68,7 @@ def read_captioned(path: Path) -> list[CaptionedClip]:
         if line.strip():
             try:
                 clip = _clip(json.loads(line), path.parent)
-            except ValueError as error:  # of JSON, and our own below
+            except ValueError as error:  # from json.loads or _clip
                 raise ReellamaError(f"{path}, line {number}: {error}") from error
             captions_by_video[clip.video] = captions_by_video.get(clip.video, ()) + clip.captions
     if len(captions_by_video) < 2:
@@ -74,7 +77,7 @@ def read_captioned(path: Path) -> list[CaptionedClip]:
 
 
 def _clip(row: Any, folder: Path) -> CaptionedClip:
-    """The clip of one line; ValueError says what is wrong with it."""
+    """The clip of one line. Raises ValueError, which states what is wrong with the line."""
     if not isinstance(row, dict) or not isinstance(row.get("video"), str):
         raise ValueError("`video` must be a text")
     captions = row.get("captions", row.get("caption"))
@@ -90,7 +93,7 @@ def _clip(row: Any, folder: Path) -> CaptionedClip:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in small letters, for looking them up.
+    """The words of a text in lower case, without numbers.
 
     >>> words_of("A man's dog, 2 cats")
     ['a', 'man', 's', 'dog', 'cats']

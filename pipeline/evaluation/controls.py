@@ -1,4 +1,4 @@
-"""Controls: the same questions with something taken away that a task should need."""
+"""Controls: the same questions, but without something that a task should need."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from reellama.pipeline.video.clip import Clip
 
 WITHHELD, SHUFFLED, SINGLE = "no video", "shuffled", "one frame"
 CONTROLS = (WITHHELD, SHUFFLED, SINGLE)
-OTHER = "another clip"  # the question, asked of a video that it is not about
-FOOTAGE_CONTROLS = (WITHHELD, OTHER)  # of real footage, which often is one frame
+OTHER = "another clip"  # the question is asked about another video
+FOOTAGE_CONTROLS = (WITHHELD, OTHER)  # of real footage, which is often a single picture
 _NAMES = {
     WITHHELD: "without the video",
     SHUFFLED: "with frames in shuffled order",
     SINGLE: "with a single frame",
 }
-SEED = 0  # of the orders that shuffled frames come in
+SEED = 0  # of the orders of shuffled frames
 
-# The tasks that a control must hurt, besides taking the video away. MVBench's names stand beside
-# our own.
+# The tasks whose accuracy the other controls must lower, by our names and by MVBench's.
 _ORDER = {
     "action",
     "action antonym",
@@ -54,11 +53,11 @@ _TIME = _ORDER | {
 }
 TASKS_NEEDING = {SHUFFLED: _ORDER, SINGLE: _TIME}
 
-SIGNIFICANCE = 0.05  # a fall that chance brings less often than this is one
+SIGNIFICANCE = 0.05  # p-value below which a lower accuracy is significant
 
 
 def task_needs(control: str, task: str) -> bool:
-    """Whether a task needs what a control takes away."""
+    """Whether a task needs what a control removes."""
     return control == WITHHELD or task.lower().replace("_", " ") in TASKS_NEEDING[control]
 
 
@@ -68,9 +67,9 @@ def soft_tokens_by_control(
     controls: Sequence[str],
     pooling: PoolingOptions = DEFAULT_POOLING,
 ) -> dict[str, Prompt | None]:
-    """A video in a prompt as it is (under "") and in each control; None is no video.
+    """The prompt parts of a video, unchanged (under "") and by control; None means no video.
 
-    The frames go through the tower once.
+    The frames are encoded by the tower once.
     """
     chosen = bundle.choose_frames(clip.frames, clip.times, pooling)
     features = bundle.chosen_features(chosen)  # [T, cells, channels]
@@ -97,9 +96,9 @@ def soft_tokens_by_control(
 
 
 def _shuffled(n: int, name: str) -> np.ndarray:
-    """An order of n frames, neither the true one nor its reverse, always the same for a name.
+    """A random order of n frames, neither the true one nor its reverse, seeded by a video's name.
 
-    Another one for each video: a single order might keep a part of what happens in all of them.
+    A single order for all videos might preserve some of the motion in all of them.
     """
     rng = np.random.default_rng([SEED, crc32(name.encode())])
     order = rng.permutation(n)
@@ -109,7 +108,10 @@ def _shuffled(n: int, name: str) -> np.ndarray:
 
 
 def is_significantly_lower(right: Sequence[bool], controlled: Sequence[bool]) -> bool:
-    """Whether fewer of the same questions are right in a control (sign test, one-sided)."""
+    """Whether significantly fewer of the same questions are right in a control.
+
+    This is the one-sided sign test at the level SIGNIFICANCE.
+    """
     lost = sum(a and not b for a, b in zip(right, controlled, strict=True))
     won = sum(b and not a for a, b in zip(right, controlled, strict=True))
     n = lost + won
@@ -117,7 +119,7 @@ def is_significantly_lower(right: Sequence[bool], controlled: Sequence[bool]) ->
 
 
 def control_warning(task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]) -> str:
-    """What to say about a task whose score does not fall where it should; "" if it does."""
+    """The warning about a task whose accuracy does not fall in the controls; "" if it does."""
     not_lower = {
         control: controlled
         for control, controlled in by_control.items()

@@ -1,9 +1,9 @@
-"""The evaluation of real footage: tasks whose answers are taken from people's captions.
+"""Evaluate a bundle on real footage, with questions and answers derived from people's captions.
 
     split = CaptionedSplit(read_captioned(dev), read_captioned(train), max_clips=200)
     evaluate_footage("mini", split, ["captions", "search"])
 
-It needs of a bundle no more than what chat needs, and for search its visual tower.
+Any bundle that can chat can be evaluated; the search task also needs its visual tower.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FOOTAGE_TASKS: dict[str, RunTask] = {
 
 @dataclass(frozen=True)
 class FootageReport:
-    """All tasks of a run."""
+    """The scores of a run, by task."""
 
     bundle: str
     llm: Path
@@ -47,12 +47,12 @@ class FootageReport:
     command: str = ""
 
     def figures(self) -> dict[str, Any]:
-        """All but the single answers, for `scores.json`."""
-        found = {"command": self.command, "llm": self.llm.name, "seed": self.split.seed}
-        return found | {"tasks": {name: score.figures() for name, score in self.scores.items()}}
+        """The scores without single answers, for `scores.json`."""
+        fields = {"command": self.command, "llm": self.llm.name, "seed": self.split.seed}
+        return fields | {"tasks": {name: score.figures() for name, score in self.scores.items()}}
 
     def to_json(self) -> dict[str, Any]:
-        """The object of `reellama eval --bench --json`."""
+        """The object that `reellama eval --bench --json` writes."""
         tasks = {name: score.to_json() for name, score in self.scores.items()}
         return {"bundle": self.bundle, **self.figures(), "tasks": tasks}
 
@@ -67,7 +67,14 @@ def evaluate_footage(
     progress: Callable[[str, int], None] = lambda task, done: None,
     **options: Any,
 ) -> FootageReport:
-    """Ask what `tasks` ask; `options` are those of `VideoChat` (`llm`, `frames`, `n_ctx`, ...)."""
+    """Run tasks of FOOTAGE_TASKS.
+
+    Args:
+        with_controls: also ask without the video and about another clip.
+        command: the command line, for the report.
+        progress: called with a task's name and the questions done.
+        options: keyword arguments of `VideoChat` (`llm`, `frames`, `n_ctx`, ...).
+    """
     scores: dict[str, FootageScore] = {}
     controls = FOOTAGE_CONTROLS if with_controls else ()
     with VideoChat(bundle=bundle, **options) as video_chat:

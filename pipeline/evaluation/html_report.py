@@ -1,4 +1,4 @@
-"""A run as one HTML page that needs nothing else: figures, and clips with what was said of them."""
+"""Report a run as one self-contained HTML page, with scores, clips and answers."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from reellama.pipeline.video.timestamps import format_time
 MAX_SHOWN = 24  # clips of a task, misses first
 
 
-def render_page(report: EvaluationReport, shown: int = MAX_SHOWN) -> str:
-    """The page's text; at most `shown` clips of a task."""
-    return _template().render(report=report, notes=notes(report), groups=_groups(report, shown))
+def render_page(report: EvaluationReport, max_shown: int = MAX_SHOWN) -> str:
+    """The HTML of the page, with at most `max_shown` clips of each task."""
+    groups = _groups(report, max_shown)
+    return _template().render(report=report, notes=notes(report), groups=groups)
 
 
 def misses_first(answered: Sequence[AnsweredItem]) -> list[AnsweredItem]:
-    """Wrong by its choices, then wrong as a text, then the rest, each the surest first."""
+    """Sort answers: wrong by probabilities, then wrong as texts, then right, surest first."""
 
-    def order(each: AnsweredItem) -> tuple[bool, bool, float]:
-        reply = each.reply
+    def sort_key(item: AnsweredItem) -> tuple[bool, bool, float]:
+        reply = item.reply
         return reply.right, reply.generated_right, -max(reply.probabilities, default=0.0)
 
-    return sorted(answered, key=order)
+    return sorted(answered, key=sort_key)
 
 
-def _groups(report: EvaluationReport, shown: int) -> list[tuple[str, int, list[AnsweredItem]]]:
-    """Tasks with how many questions each has, and those that are shown."""
+def _groups(report: EvaluationReport, max_shown: int) -> list[tuple[str, int, list[AnsweredItem]]]:
+    """For each task its name, the number of its questions, and the answers to show."""
     groups: dict[str, list[AnsweredItem]] = {}
     for answered in report.results.answered:
         groups.setdefault(answered.item.task, []).append(answered)
-    return [(task, len(each), misses_first(each)[:shown]) for task, each in groups.items()]
+    return [(task, len(group), misses_first(group)[:max_shown]) for task, group in groups.items()]
 
 
 def _data_url(jpeg: bytes) -> str:
@@ -44,7 +45,7 @@ def _data_url(jpeg: bytes) -> str:
 
 
 def _verdict(answered: AnsweredItem) -> str:
-    """The verdict on an answer in words, so that colour does not say it alone."""
+    """The verdict on an answer in words, as colour alone is not accessible."""
     if answered.item.references:
         return ""
     return " (right)" if answered.reply.generated_right else " (wrong)"

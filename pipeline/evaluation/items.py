@@ -1,4 +1,4 @@
-"""One thing to ask about one video, with the right answer."""
+"""Questions about videos, with the right answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class EvalItem:
     """A question about a video, or with `references` a video to describe.
 
     Attributes:
-        choices: the possible answers, `answer` among them; none for an open answer.
-        listed: whether the question ends with its choices, or leaves them to be guessed.
-        start, end: the part of the video that is asked about, seconds.
-        also: other words for the answer of an open question.
+        choices: the possible answers, including `answer`; empty for an open question.
+        start, end: the part of the video that is asked about, in seconds.
         references: descriptions by people; the question may then be empty.
+        also: other right answers to an open question.
+        listed: whether the question lists its choices.
     """
 
     task: str

@@ -1,7 +1,7 @@
-"""Captions without a model that writes: those of the clips that look most alike.
+"""A captioning baseline: the consensus caption of the nearest training clips.
 
-Devlin et al., 2015, "Exploring nearest neighbor approaches for image captioning": of the captions
-of the nearest clips the one that agrees best with the others, the consensus, is said.
+Devlin et al., 2015, "Exploring nearest neighbor approaches for image captioning": the consensus is
+the caption that is most similar to all captions of the nearest clips.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from reellama.pipeline.video.read_options import MAX_SIDE
 if TYPE_CHECKING:
     from reellama.models.vision.encoder import Tower
 
-FRAMES = 8  # of a clip
-TRUNK_SIDE = 224  # pixels
-MAX_N = 4  # longest n-gram
+FRAMES = 8  # frames of a clip
+TRUNK_SIDE = 224  # pixels, the side of the trunk's input
+MAX_N = 4  # words of the longest n-gram, as in CIDEr
 
 NGram = tuple[str, ...]
 Vector = dict[NGram, float]
 
 
 class CaptionSimilarity:
-    """How alike captions are: cosine of n-grams weighed by rarity, mean over n of 1 to 4.
+    """CIDEr (Vedantam et al., 2015) between two captions, as a product of vectors.
 
-    That is CIDEr (Vedantam et al., 2015) between two captions. `groups` are the captions of each
-    clip, by which rarity is counted.
+    It is the cosine of n-grams weighted by rarity, averaged over n from 1 to 4.
+
+    groups: the captions of each clip, from which rarity is computed.
     """
 
     def __init__(self, groups: Sequence[Sequence[str]]) -> None:
@@ -50,7 +51,7 @@ class CaptionSimilarity:
         self._all = log(max(2, len(groups)))
 
     def vector(self, caption: str) -> Vector:
-        """Weights of the n-grams, of length 1/2 for each n: two vectors make 1 at most."""
+        """The weights of a caption's n-grams, with norm 1/2 for each n, so products are up to 1."""
         weights = {
             gram: count * (self._all - log(max(1, self._clips[gram])))
             for gram, count in Counter(_grams(caption)).items()
@@ -65,12 +66,12 @@ class CaptionSimilarity:
         }
 
     def consensus(self, captions: Sequence[str]) -> str:
-        """The caption with the highest mean similarity to all; the first of equals."""
+        """The caption with the highest mean similarity to all captions; the first of equals."""
         vectors = [self.vector(caption) for caption in captions]
         total: Counter[NGram] = Counter()
         for vector in vectors:
             total.update(vector)
-        # The mean of products is the product with the mean.
+        # The sum of the products with all vectors is the product with the sum of the vectors.
         scores = [sum(w * total[gram] for gram, w in vector.items()) for vector in vectors]
         return captions[int(np.argmax(scores))]
 
@@ -81,7 +82,7 @@ def _grams(text: str) -> Iterable[NGram]:
 
 
 def imagenet_trunk() -> Tower:
-    """EfficientNet-lite0 as ImageNet trained it: the same for every bundle that is measured."""
+    """EfficientNet-lite0 trained on ImageNet, which is the same for all evaluated bundles."""
     from reellama.models.training.phases.contrastive import NewTowerConfig, new_clip
     from reellama.models.vision.encoder import Tower
 
@@ -95,9 +96,13 @@ def trunk_features(
     cache: Path | None = TRUNK_FEATURES,
     progress: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """The mean of all cells of all frames, as unit rows: float32 [clips, channels].
+    """Features of clips, averaged over cells and frames: float32 `[n_clips, channels]`, unit rows.
 
-    A clip that cannot be read is a row of zeros. Rows are kept in `cache` for the next time.
+    Clips that cannot be read get rows of zeros.
+
+    Args:
+        cache: folder for the features; None computes them anew.
+        progress: called with the clips done.
     """
     cache_path = None if cache is None else cache / f"{_key(clips)}.npy"
     if cache_path is not None:
@@ -117,7 +122,7 @@ def trunk_features(
         np.float32
     )
     if cache_path is not None:
-        with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
+        with suppress(OSError, ReellamaError):  # a cache that cannot be written is no error
             cache_path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(cache_path) as temporary, open(temporary, "wb") as file:
                 np.save(file, features)
@@ -131,7 +136,7 @@ def neighbour_captions(
     similarity: CaptionSimilarity,
     k: int,
 ) -> list[str]:
-    """For each row of `features` the consensus of the captions of its `k` nearest of `train`."""
+    """For each row of `features`, the consensus caption of its `k` nearest clips in `train`."""
     nearest = np.argsort(-(features @ train_features.T), axis=1, kind="stable")[:, :k]
     return [
         similarity.consensus([caption for i in row for caption in train[i].captions])
@@ -140,6 +145,6 @@ def neighbour_captions(
 
 
 def _key(clips: Sequence[CaptionedClip]) -> str:
-    """What the features depend on, as a name for a file."""
+    """The name of a cache file: a hash of all that the features depend on."""
     key_fields = [FRAMES, TRUNK_SIDE, *([str(c.video.resolve()), *stamp(c.video)] for c in clips)]
     return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()

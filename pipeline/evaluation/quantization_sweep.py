@@ -1,4 +1,4 @@
-"""An LLM at several quantizations is asked the same questions: accuracy over bits per weight."""
+"""Evaluate an LLM at several quantizations: accuracy over bits per weight."""
 
 from __future__ import annotations
 
@@ -27,27 +27,24 @@ from reellama.pipeline.video.source import VideoError
 COLUMNS_PER_TABLE = 7  # quantizations beside the names of tasks, in a terminal of 80 columns
 SWEEP_TYPES = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 
-# Questions done, questions in all (None while they are not known), and what is being done.
+# Questions done, their total if known, and the current activity.
 Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One file: its type, size in bytes, bits per weight, and what was right with it.
-
-    `accuracy` counts multiple choice by probabilities and open answers; `generated` all as texts.
-    """
+    """The accuracy of one file."""
 
     path: Path
     type: str
     n_bytes: int
-    bits: float
-    accuracy: Accuracy
-    generated: Accuracy
-    tasks: dict[str, Accuracy]
+    bits: float  # per weight
+    accuracy: Accuracy  # multiple choice by probabilities, open answers by their texts
+    generated: Accuracy  # all by their texts
+    tasks: dict[str, Accuracy]  # as `accuracy`, by task
 
     def to_json(self) -> dict[str, Any]:
-        """An object of the array that `--json` writes."""
+        """One object of the array that `--json` writes."""
         return {
             "file": self.path.name,
             "type": self.type,
@@ -55,25 +52,26 @@ class SweepRow:
             "bits_per_weight": round(self.bits, 4),
             "accuracy": self.accuracy.to_json(),
             "generated": self.generated.to_json(),
-            "tasks": {name: each.to_json() for name, each in self.tasks.items()},
+            "tasks": {name: accuracy.to_json() for name, accuracy in self.tasks.items()},
         }
 
 
 def quantize_all(llm: Path, folder: Path, types: Sequence[str] = SWEEP_TYPES) -> None:
     """Quantize `llm` into those of `types` that are not in `folder` yet."""
     file = read_gguf(llm)
-    wanted = [name for name in types if not (folder / default_name(file, name)).exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
-        quantize(llm, name, folder / default_name(file, name))
+    for name in types:
+        path = folder / default_name(file, name)
+        if not path.exists():
+            quantize(llm, name, path)
 
 
 def list_ggufs(folder: Path) -> list[Path]:
-    """The GGUFs of a folder. Raises ReellamaError when there is none."""
-    found = sorted(folder.glob("*.gguf"))
-    if not found:
+    """The GGUFs of a folder. Raises ReellamaError if there is none."""
+    ggufs = sorted(folder.glob("*.gguf"))
+    if not ggufs:
         raise ReellamaError(f"{folder}: no GGUF there; name a folder with some, or add --quantize")
-    return found
+    return ggufs
 
 
 def run_sweep(
@@ -86,10 +84,15 @@ def run_sweep(
     pooling: PoolingOptions = DEFAULT_POOLING,
     **engine: Any,
 ) -> list[SweepRow]:
-    """Ask all `items` with each GGUF, largest bits per weight first; every video is seen once.
+    """Ask all `items` except captions with each GGUF; each video is encoded once.
 
-    Captions are left out. `engine` goes to `Engine`. Raises ReellamaError for a GGUF that does
-    not fit the bundle, before any video is read.
+    Args:
+        progress: called with the questions done, their total if known, and the current activity.
+        frames: frames of a video; None means the bundle's number.
+        engine: keyword arguments of `Engine`.
+
+    Returns the rows sorted by bits per weight, largest first. Raises ReellamaError for a GGUF that
+    does not fit the bundle, before any video is read.
     """
     for path in ggufs:
         bundle.check_llm(read_gguf(path))
@@ -117,7 +120,7 @@ def _encode_all(
     for group in by_video(asked):
         try:
             videos.append(encode_video(bundle, group, **options))
-        except VideoError:  # the run with one LLM is the place to hear about it
+        except VideoError:  # `reellama eval` with one LLM reports it
             continue
         if progress:
             progress(0, None, f"looked at {len(videos)} videos")
@@ -154,7 +157,7 @@ def _row(
 
 
 def tables(rows: Sequence[SweepRow]) -> Group:
-    """The rows for people: all questions, then task by task."""
+    """The rows as tables for a terminal: over all questions, then by task."""
     parts: list[Table | str] = [_all_questions(rows)]
     for first in range(0, len(rows), COLUMNS_PER_TABLE):
         parts += ["", _by_task(rows[first : first + COLUMNS_PER_TABLE])]
@@ -191,9 +194,10 @@ def _grid(*header: str) -> Table:
 
 
 def plot(rows: Sequence[SweepRow], path: Path, title: str) -> list[Path]:
-    """Write `path` with .png and with .svg: accuracy with its interval over bits per weight.
+    """Plot accuracy with its interval over bits per weight.
 
-    Raises ReellamaError when matplotlib is missing.
+    Writes to `path` with the suffixes .png and .svg, and returns both paths. Raises ReellamaError
+    if matplotlib is missing.
     """
     from reellama.gguf_tools.measuring import plots
 

@@ -1,4 +1,4 @@
-"""A run in figures: by task, for people, for machines and for the bundle's own record."""
+"""Report a run by task: as a table, as JSON, and in the bundle's `scores.json`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from reellama.pipeline.evaluation.runner import AnsweredItem, EvaluationResults,
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task: choices and open answers have an accuracy, captions have BLEU-4 and CIDEr.
+    """The score of one task: accuracy of choices and open answers, BLEU-4 and CIDEr of captions.
 
     Attributes:
-        chance: what guessing gets, where there are choices.
+        chance: accuracy of guessing, if there are choices.
         generated: the share of greedy answers that name the right choice and no other.
-        controls: the same as `accuracy`, by what was taken away.
-        captions: scores by their names, as they are (under "") and in each control.
-        tokens, seconds: medians of a question.
-        warning: why the score proves nothing, if so.
+        controls: the accuracy by control.
+        captions: scores by control ("" for none) and metric.
+        tokens, seconds: medians over the questions.
+        warning: why the score proves nothing, or "".
     """
 
     name: str
@@ -48,60 +48,61 @@ class TaskScore:
 
     def to_json(self) -> dict[str, Any]:
         """The score for JSON, without the fields that do not apply."""
-        found: dict[str, Any] = {"kind": self.kind, "questions": self.accuracy.of}
+        fields: dict[str, Any] = {"kind": self.kind, "questions": self.accuracy.of}
         if self.kind == "caption":
-            found |= {"scores": _rounded(self.captions[""])}
-            found["controls"] = {k: _rounded(v) for k, v in self.captions.items() if k}
+            fields["scores"] = _rounded(self.captions[""])
+            fields["controls"] = {k: _rounded(v) for k, v in self.captions.items() if k}
         else:
-            found |= {"accuracy": self.accuracy.to_json()}
-            found["controls"] = {k: each.to_json() for k, each in self.controls.items()}
+            fields["accuracy"] = self.accuracy.to_json()
+            fields["controls"] = {k: accuracy.to_json() for k, accuracy in self.controls.items()}
         if self.chance is not None and self.generated:
-            found |= {"chance": round(self.chance, 4), "generated": self.generated.to_json()}
-        found |= {"tokens": self.tokens, "seconds": round(self.seconds, 4)}
-        return found | ({"remark": self.warning} if self.warning else {})
+            fields |= {"chance": round(self.chance, 4), "generated": self.generated.to_json()}
+        fields |= {"tokens": self.tokens, "seconds": round(self.seconds, 4)}
+        return fields | ({"remark": self.warning} if self.warning else {})
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """All tasks of a run."""
+    """The scores of a run."""
 
     results: EvaluationResults
     tasks: list[TaskScore]
     command: str = ""
     seed: int | None = None
-    missing: tuple[str, ...] = ()  # videos that the questions name and nobody has
+    missing: tuple[str, ...] = ()  # videos that questions name, but that do not exist
 
     def mean(self, control: str = "") -> float | None:
-        """The mean accuracy of the multiple-choice tasks, as they are or in a control."""
+        """The mean accuracy of the multiple-choice tasks, or of their control."""
         accuracies = [
             task.controls[control] if control else task.accuracy
             for task in self.tasks
             if task.kind == "choice"
         ]
-        return statistics.mean(each.value for each in accuracies) if accuracies else None
+        values = [accuracy.value for accuracy in accuracies]
+        return statistics.mean(values) if values else None
 
     @property
     def chance(self) -> float:
-        """The mean of what guessing gets in the multiple-choice tasks; nan without any."""
-        found = [task.chance for task in self.tasks if task.chance is not None]
-        return statistics.mean(found) if found else math.nan
+        """The mean accuracy of guessing in the multiple-choice tasks; nan if there are none."""
+        chances = [task.chance for task in self.tasks if task.chance is not None]
+        return statistics.mean(chances) if chances else math.nan
 
     def figures(self) -> dict[str, Any]:
-        """All but the single questions, for `scores.json`."""
+        """The scores without single questions, for `scores.json`."""
         results = self.results
-        found: dict[str, Any] = {"command": self.command}
+        fields: dict[str, Any] = {"command": self.command}
         if self.seed is not None:
-            found["seed"] = self.seed
-        found |= {"llm": results.llm.name, "questions": len(results.answered)}
-        found["seconds_a_video"] = round(statistics.median(results.video_seconds), 4)
+            fields["seed"] = self.seed
+        fields |= {"llm": results.llm.name, "questions": len(results.answered)}
+        fields["seconds_a_video"] = round(statistics.median(results.video_seconds), 4)
         if self.mean() is not None:
             names = ("", *results.controls)
-            found["mean"] = {name or "accuracy": round(self.mean(name) or 0, 4) for name in names}
-            found["mean"]["chance"] = round(self.chance, 4)
-        return found | {"tasks": {task.name: task.to_json() for task in self.tasks}}
+            fields["mean"] = {name or "accuracy": round(self.mean(name) or 0, 4) for name in names}
+            fields["mean"]["chance"] = round(self.chance, 4)
+        return fields | {"tasks": {task.name: task.to_json() for task in self.tasks}}
 
     def to_json(self) -> dict[str, Any]:
-        """The object of `reellama eval --json`."""
+        """The object that `reellama eval --json` writes."""
         return {
             "bundle": self.results.bundle,
             **self.figures(),
@@ -118,13 +119,19 @@ def build_report(
     seed: int | None = None,
     missing: Sequence[str] = (),
 ) -> EvaluationReport:
-    """Count what was right, task by task, in the order in which they came."""
+    """Compute the score of each task, in the order of the questions.
+
+    Args:
+        command: the command line.
+        seed: seed of drawn questions.
+        missing: videos that questions name, but that do not exist.
+    """
     groups: dict[tuple[str, Kind], list[AnsweredItem]] = {}
     for answered in results.answered:
         groups.setdefault((answered.item.task, answered.item.kind), []).append(answered)
-    several = [task for task, _ in groups]
+    names = [task for task, _ in groups]
     tasks = [
-        _score(f"{task} ({kind})" if several.count(task) > 1 else task, group)
+        _score(f"{task} ({kind})" if names.count(task) > 1 else task, group)
         for (task, kind), group in groups.items()
     ]
     return EvaluationReport(results, tasks, command, seed, tuple(missing))
@@ -132,23 +139,22 @@ def build_report(
 
 def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
     item = group[0].item
-    ways: dict[str, list[ModelReply]] = {"": [answered.reply for answered in group]}
+    replies: dict[str, list[ModelReply]] = {"": [answered.reply for answered in group]}
     for control in group[0].controls:
-        ways[control] = [answered.controls[control] for answered in group]
-    right = {way: [reply.right for reply in replies] for way, replies in ways.items()}
-    by_way = {way: Accuracy(sum(column), len(column)) for way, column in right.items()}
-    told: dict[str, dict[str, float]] = {}
+        replies[control] = [answered.controls[control] for answered in group]
+    right = {name: [reply.right for reply in column] for name, column in replies.items()}
+    accuracies = {name: Accuracy(sum(column), len(column)) for name, column in right.items()}
+    captions: dict[str, dict[str, float]] = {}
     warning = ""
     if item.kind == "caption":
         references = [answered.item.references for answered in group]
-        told = {
-            w: caption_metrics.caption_scores([r.generated_text for r in each], references)
-            for w, each in ways.items()
+        captions = {
+            name: caption_metrics.caption_scores([r.generated_text for r in column], references)
+            for name, column in replies.items()
         }
     else:
-        warning = control_warning(
-            item.task, right[""], {w: column for w, column in right.items() if w}
-        )
+        controls = {name: column for name, column in right.items() if name}
+        warning = control_warning(item.task, right[""], controls)
     chance = generated = None
     if item.kind == "choice":
         chance = statistics.mean(1 / len(answered.item.choices) for answered in group)
@@ -156,11 +162,11 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
     return TaskScore(
         name=name,
         kind=item.kind,
-        accuracy=by_way.pop(""),
+        accuracy=accuracies.pop(""),
         chance=chance,
         generated=generated,
-        controls=by_way,
-        captions=told,
+        controls=accuracies,
+        captions=captions,
         tokens=statistics.median(answered.reply.tokens for answered in group),
         seconds=statistics.median(answered.reply.seconds for answered in group),
         warning=warning,
@@ -168,7 +174,7 @@ def _score(name: str, group: Sequence[AnsweredItem]) -> TaskScore:
 
 
 def report_table(report: EvaluationReport) -> RenderableType:
-    """The figures for people, with what must be said about them underneath."""
+    """The scores as a table for a terminal, with notes underneath."""
     results = report.results
     header = ["task", "right", "95%", "chance", "as text", *results.controls]
     grid = Table(*header, "of", "tokens", "s", box=None, pad_edge=False)
@@ -177,30 +183,31 @@ def report_table(report: EvaluationReport) -> RenderableType:
     for task in report.tasks:
         grid.add_row(*_cells(task, results.controls))
     if (mean := report.mean()) is not None:
-        rest = [_percent(report.mean(control) or 0) for control in results.controls]
+        controls = [_percent(report.mean(control) or 0) for control in results.controls]
         grid.add_row(
             "mean of multiple choice",
-            *(_percent(mean), "", _percent(report.chance), "", *rest, "", "", ""),
+            *(_percent(mean), "", _percent(report.chance), "", *controls, "", "", ""),
             style="bold",
         )
     return Group(grid, *map(Text, notes(report)))
 
 
 def notes(report: EvaluationReport) -> list[str]:
-    """What must be said beside the figures: scores that prove nothing, videos left out."""
-    found = [f"{task.name} {task.warning}" for task in report.tasks if task.warning]
-    for what, names in (("missing", report.missing), ("unreadable", report.results.unreadable)):
+    """Warnings about scores that prove nothing, and about videos left out."""
+    lines = [f"{task.name} {task.warning}" for task in report.tasks if task.warning]
+    for reason, names in (("missing", report.missing), ("unreadable", report.results.unreadable)):
         if names:
             videos = "video" if len(names) == 1 else "videos"
-            found.append(f"left out, {len(names)} {videos} {what}: {names[0]}, ..."[:300])
-    return found
+            lines.append(f"left out, {len(names)} {videos} {reason}: {names[0]}, ..."[:300])
+    return lines
 
 
 def _cells(task: TaskScore, controls: Sequence[str]) -> list[str]:
     last = [str(task.accuracy.of), f"{task.tokens:.0f}", f"{task.seconds:.2f}"]
     if task.kind == "caption":
-        shown = [" ".join(f"{k} {v:.2f}" for k, v in task.captions[""].items()), "", "", ""]
-        return [task.name, *shown, *(f"{task.captions[c]['CIDEr']:.2f}" for c in controls), *last]
+        scores = " ".join(f"{name} {value:.2f}" for name, value in task.captions[""].items())
+        ciders = [f"{task.captions[control]['CIDEr']:.2f}" for control in controls]
+        return [task.name, scores, "", "", "", *ciders, *last]
     low, high = task.accuracy.interval()
     return [
         task.name,
@@ -214,14 +221,14 @@ def _cells(task: TaskScore, controls: Sequence[str]) -> list[str]:
 
 
 def report_json(report: EvaluationReport) -> str:
-    """The whole run as the text of a JSON file."""
+    """The report as the text of a JSON file."""
     return json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
 
 
 def record_scores(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
-    """Keep figures in the bundle's `scores.json` under `name`.
+    """Write scores into the bundle's `scores.json` under `name`.
 
-    The file is read again, for other evaluations may have recorded theirs while this one ran.
+    `bundle.scores` reads the file again, as other evaluations may have written scores meanwhile.
     """
     scores = json.dumps({**bundle.scores, name: entry}, indent=2)
     write_atomically(bundle.folder / SCORES, scores + "\n")
@@ -229,7 +236,7 @@ def record_scores(bundle: Bundle, name: str, entry: Mapping[str, Any]) -> None:
 
 def _answer(answered: AnsweredItem) -> dict[str, Any]:
     item, reply = answered.item, answered.reply
-    # The folder of a drawn video was temporary, and says nothing.
+    # The folder of a drawn video was temporary and is removed by now.
     video = str(item.video) if item.video.exists() else item.video.name
     fields: dict[str, Any] = {
         "task": item.task,
@@ -242,8 +249,9 @@ def _answer(answered: AnsweredItem) -> dict[str, Any]:
         return fields | {"references": list(item.references)}
     fields |= {"right": reply.right}
     if item.choices:
-        likely = dict(zip(item.choices, (round(p, 5) for p in reply.probabilities), strict=True))
-        fields |= {"said_right": reply.generated_right, "choices": likely}
+        rounded = [round(p, 5) for p in reply.probabilities]
+        choices = dict(zip(item.choices, rounded, strict=True))
+        fields |= {"said_right": reply.generated_right, "choices": choices}
     controls = {name: control.right for name, control in answered.controls.items()}
     return fields | ({"controls": controls} if controls else {})
 

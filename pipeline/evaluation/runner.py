@@ -1,4 +1,4 @@
-"""Ask a bundle: every video is encoded once, then all answers about it are judged."""
+"""Ask a bundle questions about videos, and judge the answers; each video is encoded once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import VideoError
 
 MAX_TOKENS = 64  # of a generated answer
-THUMBNAIL = 112  # pixels on the longest side of a frame on the page
+THUMBNAIL = 112  # pixels on the longest side of a frame on the HTML page
 JPEG_QUALITY = 60
 
 QuestionProgress = Callable[[int], None]  # questions done
@@ -46,14 +46,14 @@ QuestionProgress = Callable[[int], None]  # questions done
 
 @dataclass(frozen=True)
 class ModelReply:
-    """The reply to one question, asked in one way: as it is, or in a control.
+    """The reply to a question, asked unchanged or in a control.
 
     Attributes:
-        right: with choices, whether the likeliest is the answer; else as `generated_right`.
-        generated_text: the greedy answer; empty where only the choices were scored.
+        right: with choices, whether the most probable is the answer; else as `generated_right`.
+        generated_text: the greedy answer; empty if only the choices were scored.
         generated_right: whether `generated_text` names the answer and no other choice.
-        probabilities: how likely each choice is, in the order of the item's choices.
-        tokens: positions of the prompt and of `generated_text`.
+        probabilities: of the choices, in their order.
+        tokens: of the prompt and of `generated_text`.
         seconds: from the question to the end of `generated_text`, with the video in the KV cache.
     """
 
@@ -67,9 +67,9 @@ class ModelReply:
 
 @dataclass(frozen=True)
 class AnsweredItem:
-    """One question: the reply to it, and those with something taken away.
+    """A question with the reply, and the replies in controls.
 
-    `strip` has the seconds and a JPEG of each frame, for people.
+    `strip` has the time in seconds and a JPEG of each frame, for the HTML page.
     """
 
     item: EvalItem
@@ -80,10 +80,10 @@ class AnsweredItem:
 
 @dataclass(frozen=True, eq=False)
 class EncodedVideo:
-    """A video as it is (under "") and in each control, where None is no video; its questions."""
+    """A video with its questions, unchanged and in controls."""
 
     items: Sequence[EvalItem]
-    views: dict[str, Video | None]
+    views: dict[str, Video | None]  # by control, "" for the unchanged video; None means no video
     seconds: float  # of reading and encoding
     strip: tuple[tuple[float, bytes], ...] = ()
 
@@ -109,9 +109,16 @@ def evaluate(
     progress: QuestionProgress | None = None,
     **options: Any,
 ) -> EvaluationResults:
-    """Ask all `items`; `options` are those of `VideoChat` (`llm`, `frames`, `n_ctx`, ...).
+    """Ask all `items`.
 
-    A video that cannot be read is noted and left out. Raises ReellamaError when none can be.
+    Args:
+        with_controls: also ask in the controls of CONTROLS.
+        with_strips: keep small JPEGs of the frames, for the HTML page.
+        progress: called with the questions done.
+        options: keyword arguments of `VideoChat` (`llm`, `frames`, `n_ctx`, ...).
+
+    Videos that cannot be read are left out and listed in the results. Raises ReellamaError if none
+    can be read.
     """
     answered: list[AnsweredItem] = []
     seconds: list[float] = []
@@ -148,18 +155,18 @@ def ask_of_clips(
     controls: Sequence[str] = FOOTAGE_CONTROLS,
     progress: QuestionProgress = lambda done: None,
 ) -> tuple[list[AnsweredItem], list[str]]:
-    """Ask all `items`, without the video and of the video before theirs as well.
+    """Ask all `items`, and with controls also without a video and about the previous item's video.
 
-    All that is needed of `video_chat` is that it adds a video by its path and answers a prompt, so
-    bundles of any kind will do. Returns the answers, and why videos could not be read.
-    Raises ReellamaError when none can be.
+    Of `video_chat` only `add` and its conversation are used, so bundles of any kind can be
+    evaluated. Returns the answers, and the reasons why videos could not be read. Raises
+    ReellamaError if none can be read.
     """
     groups = list(by_video(iter(items)))
     answered: list[AnsweredItem] = []
     unreadable: list[str] = []
-    blind: dict[Hashable, ModelReply] = {}  # without the video: one reply to the same question
+    blind: dict[Hashable, ModelReply] = {}  # replies without the video, by question
     before: Video | None = None
-    if OTHER in controls:  # before the first comes the last
+    if OTHER in controls:  # the first item is asked about the last readable video
         videos = (_add_video(video_chat, group[0].video, []) for group in reversed(groups))
         before = next((video for video in videos if video), None)
     for group in groups:
@@ -183,20 +190,21 @@ def ask_of_clips(
 def _with_blind_reply(
     video_chat: VideoChat, answered: AnsweredItem, blind_replies: dict[Hashable, ModelReply]
 ) -> AnsweredItem:
-    """`answered` with the reply to its question without the video as the first control."""
+    """`answered` with the reply without the video as its first control."""
     item = answered.item
     key = (item.question, item.choices, item.answer)
     if key not in blind_replies:
         alone = EncodedVideo([item], {"": None}, 0.0)
         [blind_replies[key]] = [
-            each.reply
-            for each in ask_items(video_chat.conversation, alone, video_chat.bundle.describe)
+            blind.reply
+            for blind in ask_items(video_chat.conversation, alone, video_chat.bundle.describe)
         ]
     return replace(answered, controls={WITHHELD: blind_replies[key], **answered.controls})
 
 
 def _add_video(video_chat: VideoChat, path: Path, unreadable: list[str]) -> Video | None:
-    """A video in soft tokens, without its frames; None, and why in `unreadable`, if it is none."""
+    """A video in soft tokens, without frames; None, with the error added to `unreadable`, if it
+    cannot be read."""
     video_chat.videos.clear()
     try:
         video = video_chat.add(path)
