@@ -44,7 +44,7 @@ def reliability(
 def expected_calibration_error(
     p_yes: Sequence[float] | np.ndarray, is_yes: Sequence[bool] | np.ndarray, bins: int = BINS
 ) -> float:
-    """The distance of mean p(yes) from the share of yes, averaged over all questions' bins."""
+    """The distance of mean p(yes) from the share of yes in a bin, averaged over the questions."""
     filled = reliability(p_yes, is_yes, bins)
     weighted_distance = sum(bin_.n * abs(bin_.predicted - bin_.observed) for bin_ in filled)
     return weighted_distance / len(p_yes) if len(p_yes) else float("nan")

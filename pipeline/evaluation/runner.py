@@ -223,32 +223,41 @@ def encode_video(
     pooling: PoolingOptions = DEFAULT_POOLING,
     with_strip: bool = False,
 ) -> EncodedVideo:
-    """Encode the video that all `items` are about. Raises VideoError."""
+    """Encode the video that all `items` are about.
+
+    Args:
+        frames: frames to read; None means the bundle's number.
+        with_strip: keep small JPEGs of the frames.
+
+    Raises VideoError for a video that cannot be read.
+    """
     started_at = time.perf_counter()
     first = items[0]
     read_options = VideoReadOptions(frames=frames, start=first.start, end=first.end)
     clip = read_frames(first.video, read_options.for_bundle(bundle))
     soft_tokens = soft_tokens_by_control(bundle, clip, controls, pooling)
-    no_frames = Clip([], np.zeros(0), 0.0, first.video)  # the frames need not be kept
+    no_frames = Clip([], np.zeros(0), 0.0, first.video)  # frees the frames
     views = {
         name: None if soft is None else Video(clip.path, soft, no_frames)
         for name, soft in soft_tokens.items()
     }
-    took = time.perf_counter() - started_at
-    return EncodedVideo(items, views, took, _strip(clip) if with_strip else ())
+    seconds = time.perf_counter() - started_at
+    return EncodedVideo(items, views, seconds, _strip(clip) if with_strip else ())
 
 
 def ask_items(chat: Chat, encoded: EncodedVideo, describe: str) -> list[AnsweredItem]:
-    """Ask all questions about a video in all ways; `describe` is what asks for a description.
+    """Ask all questions about a video, unchanged and in controls.
 
-    The KV cache holds the video from its first question to its last.
+    The video stays in the KV cache from its first question to its last.
+
+    describe: the prompt for a description, for items without a question.
     """
     replies: dict[str, list[ModelReply]] = {}
     for name, video in encoded.views.items():
         chat.clear()
         chat.videos = [] if video is None else [video]
         chat.read_ahead()
-        # In a control listed choices are only scored, which takes no generated text.
+        # In a control listed choices are only scored, without generating a text.
         replies[name] = [
             _reply(chat, item, describe, generate=not (name and item.choices and item.listed))
             for item in encoded.items
@@ -271,21 +280,23 @@ def _reply(chat: Chat, item: EvalItem, describe: str, *, generate: bool) -> Mode
     if generate:
         tokens = chat.engine.generate(prompt, max_tokens=MAX_TOKENS, n_probs=0)
         text = "".join(token.text for token in tokens).strip()
-    took = time.perf_counter() - started_at
-    size = chat.engine.count(prompt) + chat.engine.last.n_generated
+    seconds = time.perf_counter() - started_at
+    n_tokens = chat.engine.count(prompt) + chat.engine.last.n_generated
     if not item.choices:
         answers = (item.answer, *item.also)
         right = item.kind == "open" and any(contains(text, answer) for answer in answers)
-        return ModelReply(right, text, right, (), size, took)
+        return ModelReply(right, text, right, (), n_tokens, seconds)
     answer = item.choices.index(item.answer)
     if item.listed:
-        likely = choice_probabilities(chat.engine, prompt, item.choices)
+        probabilities = choice_probabilities(chat.engine, prompt, item.choices)
         generated_right = mentioned_choices(text, item.choices) == [answer]
     else:
-        likely = choice_prefix_probabilities(chat.engine, prompt, item.choices)
+        probabilities = choice_prefix_probabilities(chat.engine, prompt, item.choices)
         generated_right = first_mentioned(text, item.choices) == answer
-    right = int(likely.argmax()) == answer
-    return ModelReply(right, text, generated_right, tuple(likely.tolist()), size, took)
+    right = int(probabilities.argmax()) == answer
+    return ModelReply(
+        right, text, generated_right, tuple(probabilities.tolist()), n_tokens, seconds
+    )
 
 
 def _strip(clip: Clip) -> tuple[tuple[float, bytes], ...]:

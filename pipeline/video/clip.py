@@ -26,19 +26,23 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FileFacts, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
 
-# "https:/a.b/c", "data:video/mp4;base64,...", and what a browser shows without a scheme.
+# "https:/a.b/c", "data:video/mp4;base64,...", and URLs without a scheme, as browsers show them.
 _URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+):(/+)|data:|www\.|[a-z0-9-]+\.(?:com|org|net|tv|be)/")
-_SHOWN = 80  # characters of a URL
+_MAX_SHOWN = 80  # characters of a URL in an error message
 
-# A function that reads a video takes its path, or the video itself where it is open already.
+# Functions that read a video take its path, or the open video.
 VideoInput = str | Path | FrameSource
 
 
 class UnreadFrames(Sequence[np.ndarray]):
-    """`count` frames of a file that was looked at before, uint8 RGB `[height, width, 3]`.
+    """Frames of a file, uint8 RGB `[height, width, 3]`, that are read once one is indexed.
 
-    size: their width and height in pixels. read: reads them. Raises VideoError, once a frame is
-    wanted, where the file is not what it was.
+    Args:
+        count: the number of frames.
+        size: width and height in pixels.
+        read: reads the frames.
+
+    Raises VideoError at the first index if the file has changed and has another number of frames.
     """
 
     def __init__(
@@ -71,15 +75,16 @@ class UnreadFrames(Sequence[np.ndarray]):
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames of a video and when they appear.
+    """Frames of a video with their times.
 
-    frames:   T times uint8 RGB [height, width, 3], upright, with square pixels
-    times:    float64 [T], seconds from the start of the video, ascending
-    duration: seconds of the whole video; 0.0 for a still picture
-    path:     what was read
-    notes:    what a person should know, e.g. "asked for 64 frames, the file has 12"
-    facts:    what the file says of itself; None for pictures
-    subtitles: what is said in this part of the video, where somebody asked the video for it
+    Attributes:
+        frames: T frames, uint8 RGB `[height, width, 3]`, upright, with square pixels.
+        times: float64 `[T]`, seconds from the start of the video, ascending.
+        duration: seconds of the whole video; 0.0 for a still picture.
+        path: the file or folder that was read.
+        notes: remarks for the user, such as "asked for 64 frames, the file has 12".
+        facts: size, frame rate and sound by the file's header; None for pictures.
+        subtitles: the subtitles of this part of the video, if they were read.
     """
 
     frames: Sequence[np.ndarray]
@@ -92,7 +97,7 @@ class Clip:
 
     @property
     def is_wide(self) -> bool:
-        """Whether its frames are at least as wide as high, as they are shown."""
+        """Whether the frames are at least as wide as high."""
         if isinstance(self.frames, UnreadFrames):
             return self.frames.width >= self.frames.height
         height, width = self.frames[0].shape[:2]
@@ -107,27 +112,32 @@ def read_frames(
     on_first_frame: Callable[[np.ndarray], None] | None = None,
     **changes: Any,
 ) -> Clip:
-    """Frames of a video, an animated or still picture, or a folder of pictures.
+    """Read frames of a video, an animated or still picture, or a folder of pictures.
 
-    video:    a path, or what `open_video` gave, which stays open.
-    options:  which frames; `changes` are fields of it: `read_frames(path, frames=8, start=2.0)`.
-    progress: called as progress(done, total) after each step.
-    on_first_frame: called with the first frame, while the others are still to be read.
+    The pictures of a folder are read in natural order, one second apart.
 
-    The pictures of a folder come in natural order, one second apart.
-    Raises VideoError, with one line for people, when there is nothing to return.
+    Args:
+        video: a path, or a video from `open_video`, which stays open.
+        options: which frames to read.
+        progress: called with the steps done and their total.
+        on_first_frame: called with the first frame before the others are read.
+        changes: fields that replace those of `options`: `read_frames(path, frames=8, start=2.0)`.
+
+    Raises VideoError, with a message of one line, if no frame can be read.
     """
     options = replace(options, **changes)
     with opened(video) as source:
-        n_file_notes = len(source.notes)  # on the file itself; those that follow are on this read
-        taken: list[tuple[float, np.ndarray]] = []
+        n_file_notes = len(source.notes)  # on the file; select_frames adds notes on this read
+        times: list[float] = []
+        frames: list[np.ndarray] = []
         for time, rgb in select_frames(source, options, progress):
-            if on_first_frame is not None and not taken:
+            if on_first_frame is not None and not frames:
                 on_first_frame(rgb)
-            taken.append((time, rgb))
+            times.append(time)
+            frames.append(rgb)
         clip = Clip(
-            frames=[rgb for _, rgb in taken],
-            times=np.array([time for time, _ in taken], dtype=np.float64),
+            frames=frames,
+            times=np.array(times, dtype=np.float64),
             duration=source.duration,
             path=source.path,
             notes=tuple(source.notes),
@@ -139,8 +149,7 @@ def read_frames(
 
 @contextmanager
 def opened(video: VideoInput) -> Iterator[FrameSource]:
-    """A video that is open in the `with` block: a path is opened and closed, and an open video is
-    handed on as it is, for the caller to close."""
+    """A context with an open video. A path is opened and closed; an open video stays open."""
     if not isinstance(video, str | Path):
         yield video
         return
@@ -149,26 +158,27 @@ def opened(video: VideoInput) -> Iterator[FrameSource]:
 
 
 def refuse_url(path: Path) -> None:
-    """Raise VideoError where a URL was given in place of a path."""
+    """Raise VideoError if `path` is a URL."""
     text = str(path)
-    if not (found := _URL.match(text)) or path.exists():
+    if not (match := _URL.match(text)) or path.exists():
         return
-    rest = text[found.end() :]  # Path makes one slash of two
-    if (found[1] or "").lower() == "file":
+    rest = text[match.end() :]  # Path joins the two slashes of a URL into one
+    if (match[1] or "").lower() == "file":
         raise VideoError(f"file:///{rest}: this is a URL; give the path: /{unquote(rest)}")
-    url = f"{found[1]}://{rest}" if found[1] else text
-    shown = url if len(url) <= _SHOWN else f"{url[:_SHOWN]}..."
+    url = f"{match[1]}://{rest}" if match[1] else text
+    shown = url if len(url) <= _MAX_SHOWN else f"{url[:_MAX_SHOWN]}..."
     raise VideoError(f"{shown}: this is a URL, and nothing is fetched; save the video to a file")
 
 
 def open_video(path: str | Path) -> FrameSource:
-    """Open a video, a picture or a folder of pictures; VideoError says why it cannot be.
+    """Open a video, a picture or a folder of pictures.
 
-    with open_video("lecture.mp4") as video:
-        read_frames(video, frames=8), read_frames(video, start=60)
+        with open_video("lecture.mp4") as video:
+            read_frames(video, frames=8), read_frames(video, start=60)
+
+    Raises VideoError, which states why `path` cannot be opened.
     """
-    # Pillow and FFmpeg take a while to import: each is imported where it is needed, and neither for
-    # a video whose encoding is in the cache.
+    # Pillow and FFmpeg take long to import, and videos whose encoding is cached need neither.
     path = Path(path)
     refuse_url(path)
     try:

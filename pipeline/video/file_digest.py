@@ -1,4 +1,4 @@
-"""What a video's file is known by, in the keys of caches."""
+"""Digests of video files, for the keys of caches."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-# Bytes of a file whose content is read for its digest. A larger one is known by its path, size and
-# date: to read it takes longer than to encode it again.
+# Bytes of the largest file whose content is hashed. The digest of a larger file is that of its
+# path, size and date, as to read it takes longer than to encode it again.
 MAX_HASHED = 256 << 20
 _CHUNK_BYTES = 1 << 20
 
 
 def file_digest(path: Path, file: BinaryIO) -> bytes:
-    """SHA-256 of the content of an open file at `path`, or of what a large one is known by."""
+    """SHA-256 of the content of an open file at `path`, or of a large file's path, size, date."""
     status = os.fstat(file.fileno())
     if status.st_size > MAX_HASHED:
-        known_by = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-        return hashlib.sha256(os.fsencode(known_by)).digest()
+        identity = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        return hashlib.sha256(os.fsencode(identity)).digest()
     digest = hashlib.sha256()
     file.seek(0)
     while chunk := file.read(_CHUNK_BYTES):

@@ -1,10 +1,10 @@
-"""What the names of files and their first bytes say, before or without FFmpeg."""
+"""Recognize files by their suffixes and first bytes, without FFmpeg."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# Endings of the names of videos, where a folder holds all kinds of files.
+# Suffixes of videos in a folder of all kinds of files.
 VIDEO_SUFFIXES = frozenset(
     [
         ".3gp",
@@ -24,12 +24,13 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-# Kinds of containers whose first bytes no picture has. (MPEG-TS begins with a G, as GIF does.)
+# Kinds of containers whose first bytes differ from those of all pictures. (MPEG-TS begins with a G,
+# as GIF does.)
 VIDEOS_ONLY = frozenset(["MP4 or MOV", "Matroska or WebM"])
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide")  # of MP4, behind four bytes of size
-# Bytes of a packet of MPEG-TS, and where its mark stands: a camera's has four bytes of time first.
+# Bytes of a packet of MPEG-TS -> offset of its sync byte: cameras write four bytes of time first.
 _TS_PACKETS = {188: 0, 192: 4}
-_TS_MARK = 0x47
+_TS_SYNC = 0x47
 _MAGIC = {
     b"FLV\x01": "FLV",
     b"OggS": "Ogg",
@@ -38,7 +39,7 @@ _MAGIC = {
     b"\0\0\x01\xba": "MPEG",
 }
 
-# First bytes of files that are no videos, though named so -> what they are, and what to do.
+# First bytes of files that are no videos, whatever their names -> what they are, and what to do.
 _NO_VIDEO = {
     b"<!doctype html": "a web page; save the video itself",
     b"<html": "a web page; save the video itself",
@@ -56,17 +57,17 @@ _NO_VIDEO = {
 
 
 def other_kind(path: Path) -> str | None:
-    """What a file without a video in it is, and what to do with it; None where nobody knows."""
+    """A phrase on what a file without a video is, and what to do with it; None if unknown."""
     try:
         with open(path, "rb") as file:
             head = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     except OSError:
         return None
-    return next((what for magic, what in _NO_VIDEO.items() if head.startswith(magic)), None)
+    return next((phrase for magic, phrase in _NO_VIDEO.items() if head.startswith(magic)), None)
 
 
 def container_kind(path: Path) -> str | None:
-    """The kind of video container that `path` begins as, e.g. "MP4 or MOV", or None."""
+    """The kind of video container by the first bytes, such as "MP4 or MOV", or None."""
     try:
         with open(path, "rb") as file:
             head = file.read(256)
@@ -85,7 +86,7 @@ def container_kind(path: Path) -> str | None:
 
 def ts_packet_size(head: bytes) -> int | None:
     """Bytes of a packet of MPEG-TS in a file that begins with `head`; None for another file."""
-    for size, at in _TS_PACKETS.items():
-        if set(head[at : at + size + 1 : size]) == {_TS_MARK} and len(head) > at + size:
+    for size, offset in _TS_PACKETS.items():
+        if set(head[offset : offset + size + 1 : size]) == {_TS_SYNC} and len(head) > offset + size:
             return size
     return None

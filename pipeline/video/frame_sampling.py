@@ -1,4 +1,4 @@
-"""Which frames to take: the four ways of sampling, over any `FrameSource`."""
+"""The four sampling modes, which choose frames of any `FrameSource`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.scene_detection import choose_frames, color_quantiles, spread_evenly
 from reellama.pipeline.video.source import Frame, FrameSource, VideoError
 
-# The coarse pass for scenes samples this many frames for each frame wanted, between two bounds.
+# The coarse pass of "scenes" samples this many frames for each requested one, within two bounds.
 _SAMPLES_PER_FRAME, _MIN_SAMPLES, _MAX_SAMPLES = 8, 64, 512
 # Longest side in pixels of a frame in the coarse pass.
 _SAMPLE_SIDE = 64
@@ -22,9 +22,10 @@ _SAMPLE_SIDE = 64
 def select_frames(
     source: FrameSource, options: VideoReadOptions, progress: Progress | None = None
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds, uint8 RGB [height, width, 3]) of the frames that `options` asks for, one by one.
+    """Yield the frames that `options` asks for: seconds, and uint8 RGB `[height, width, 3]`.
 
-    Adds to `source.notes` what came out differently. Raises VideoError where nothing can be taken.
+    Adds notes to `source.notes` if the frames differ from the request. Raises VideoError if no
+    frame can be read.
     """
     report = progress or (lambda done, total: None)
     start, end = _span(source, options)
@@ -70,14 +71,14 @@ def select_frames(
 def _attempts(
     source: FrameSource, times: Sequence[float] | None, start: float, end: float, limit: int
 ) -> Iterator[Iterator[Frame]]:
-    """The frames as planned; then, for a file damaged just there, any that it still has."""
+    """The frames at `times`; then, for a file damaged at these times, any frames of the span."""
     if times is not None:
         yield source.frames_at(times)
     yield islice(source.frames_between(start, end), limit)
 
 
 def _span(source: FrameSource, options: VideoReadOptions) -> tuple[float, float]:
-    """The part to look at, in seconds: start < end."""
+    """Start and end of the part to read, in seconds: start < end."""
     start, duration = options.start or 0.0, source.duration
     if start > 0 and start >= duration:
         raise VideoError(
@@ -92,7 +93,7 @@ def _span(source: FrameSource, options: VideoReadOptions) -> tuple[float, float]
 def _sample_times(
     source: FrameSource, options: VideoReadOptions, start: float, end: float, report: Progress
 ) -> tuple[list[float], int]:
-    """Times at which to take frames, and how many steps of progress finding them took."""
+    """Times of the frames to read, and the steps of progress that it took to find them."""
     if options.mode == "fps" and options.fps is not None:
         n = math.ceil((end - start) * options.fps)
         if n <= options.n_frames:
@@ -114,10 +115,10 @@ def _sample_times(
 
 
 def _uniform_times(source: FrameSource, n: int, start: float, end: float) -> list[float]:
-    """Where to look for `n` different frames, evenly spread: the centres of `n` equal intervals.
+    """Times of `n` different frames, evenly spread: the centres of `n` equal intervals.
 
-    A frame that stays for longer than one of them counts as one, however long it stays: what is
-    left of a recording that stood still for ten minutes is not one frame.
+    A frame that is shown for longer than an interval counts as one interval. Otherwise most centres
+    would fall on the same frame in a recording that stands still for ten minutes.
     """
     centers = interval_centers(start, end, n)
     if all(_count(source.frame_times(a, b), 2) == 2 for a, b in pairwise(centers)):
@@ -126,7 +127,7 @@ def _uniform_times(source: FrameSource, n: int, start: float, end: float) -> lis
     if len(appear) <= n:
         return [float(time) for time in appear]
     stays = np.diff(appear, append=end)  # seconds on screen, [frames]
-    # An interval is what is left for each of the others once the longest stays count as one.
+    # If the k longest-shown frames count as one interval each, the others share what is left.
     longest = np.cumsum([0.0, *np.sort(stays)[::-1][: n - 1]])
     interval = ((stays.sum() - longest) / np.arange(n, 0, -1)).min()
     ends = np.cumsum(np.minimum(stays, interval)) / interval
@@ -136,14 +137,14 @@ def _uniform_times(source: FrameSource, n: int, start: float, end: float) -> lis
 
 
 def _count(items: Iterable[object], limit: int) -> int:
-    """How many `items` there are, counted no further than `limit`."""
+    """The number of items, counted up to `limit`."""
     return sum(1 for _ in islice(items, limit))
 
 
 def _scene_times(
     source: FrameSource, n: int, start: float, end: float, report: Progress
 ) -> tuple[list[float], int]:
-    """Look at small frames all over the video, find the cuts, and choose among what was seen."""
+    """Times of frames in different scenes, found in small frames from all over the video."""
     n_samples = max(2 * n, min(_MAX_SAMPLES, max(_MIN_SAMPLES, _SAMPLES_PER_FRAME * n)))
     times: list[float] = []
     descriptors: list[np.ndarray] = []
@@ -151,7 +152,7 @@ def _scene_times(
         try:
             descriptors.append(color_quantiles(frame.rgb(_SAMPLE_SIDE)))
         except VideoError:
-            continue  # the pass that takes frames will speak of damage
+            continue  # select_frames reports damage
         times.append(max(frame.time, start))
         report(len(times), n_samples + n)
     if not times:

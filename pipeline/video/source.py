@@ -1,4 +1,4 @@
-"""What sampling needs to know of a video, an animated picture or a folder of pictures."""
+"""The interface of open videos, animated pictures and folders of pictures."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 
 
 class VideoError(ReellamaError):
-    """A video, picture or folder cannot be read as asked; the message is one line for people."""
+    """A video, picture or folder cannot be read as requested; the message is one line."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a video file says of itself: pixels before turning, frames a second on average."""
+    """Facts from the header of a video file."""
 
-    width: int
+    width: int  # pixels, before the frames are rotated upright
     height: int
-    frame_rate: float
+    frame_rate: float  # frames a second, on average
     has_sound: bool
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame that is turned into RGB only when somebody wants its pixels.
+    """A frame that is converted to RGB on demand.
 
-    time: seconds from the start of the video at which the frame appears.
-    rgb:  rgb(max_side) -> uint8 [height, width, 3], upright, with square pixels; the longer side is
-          at most `max_side` pixels, or as it comes with None.
+    Attributes:
+        time: seconds from the start of the video at which the frame appears.
+        rgb: rgb(max_side) returns uint8 `[height, width, 3]`, upright, with square pixels, and with
+            at most `max_side` pixels on the longer side; None means the stored size.
     """
 
     time: float
@@ -44,37 +45,37 @@ class Frame:
 
 
 class FrameSource(Protocol):
-    """An open video, picture or folder of pictures: frames by time, for as many reads as needed.
+    """An open video, picture or folder of pictures, which can be read any number of times.
 
-    All times are seconds from the start of the video. Use it in a `with` block, or close it.
+    All times are seconds from the start of the video. Close it, or use it in a `with` block.
     """
 
     path: Path
     duration: float  # 0.0 for a still picture
-    notes: list[str]  # what a person should know of the file, e.g. that it is cut off
+    notes: list[str]  # remarks for the user, such as that the file is cut off
     facts: FileFacts | None  # None for pictures
 
     def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
-        """The frames on screen at `times` (ascending); a frame never comes twice.
+        """The frames on screen at `times` (ascending), without repetitions.
 
-        coarse: a frame somewhat before the wanted time will do, where it is cheaper.
+        coarse: yield a frame somewhat before a time instead, if that is cheaper to decode.
         """
         ...
 
     def frames_between(self, start: float, end: float) -> Iterator[Frame]:
-        """Every frame on screen in [start, end): also the one that appeared before `start`."""
+        """All frames on screen in [start, end), including one that appeared before `start`."""
         ...
 
     def frame_times(self, start: float, end: float) -> Iterator[float]:
-        """When the frames of `frames_between` appear, ascending, without decoding anything."""
+        """The times of the frames of `frames_between`, ascending, without decoding."""
         ...
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
-        """Times of the frames in [start, end) that can be decoded without any other."""
+        """The times of the keyframes in [start, end)."""
         ...
 
     def subtitles(self) -> tuple[Subtitle, ...]:
-        """Lines of text that belong to the video, in the file or beside it, by their start."""
+        """The subtitles in the file or beside it, sorted by their start."""
         ...
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Subtitles of a video: lines of text with their times, from the file or from one beside it.
+"""Read the subtitles of a video with FFmpeg, from a file beside it or from its container.
 
     for line in read_subtitles(Path("lecture.mp4")):
         print(line.start, line.text)
 
-`lecture.srt`, `.vtt` or `.ass` beside the video comes first, also with a language in its name
-(`lecture.en.srt`); then the first text track of the container. Tracks of pictures, as of DVDs, are
-not read. FFmpeg reads all of them.
+`lecture.srt`, `.vtt` or `.ass` beside the video is preferred, also with a language in its name
+(`lecture.en.srt`), to the first text track of the container. Tracks of pictures, as on DVDs, are
+not read.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # av is imported when a file is read: what was seen of a video may be kept
+if TYPE_CHECKING:  # av is imported only to read a file, as videos may be cached
     from av.container import InputContainer
 
-# Endings of files of subtitles.
+# Suffixes of subtitle files.
 SIDECARS = (".srt", ".vtt", ".ass", ".ssa")
-# Codecs whose packets are text, and how many commas stand before the words of ASS.
+# Codecs whose packets are text, and the commas before the text of an ASS packet.
 _TEXT_CODECS = {"srt", "subrip", "webvtt", "mov_text", "ass", "ssa", "text"}
 _ASS_COMMAS = 8
-# An invisible separator, which ends what `reellama timeline` and `watch` write as subtitles: that
-# is what was seen, and is not taken for what is said.
+# An invisible separator at the end of each subtitle that `reellama timeline` and `watch` write.
+# These describe what is seen, and must not be read as speech.
 WRITTEN_BY_US = "\u2063"
-# A film of three hours has some 2,500 lines.
-MAX_LINES, MAX_CHARACTERS = 20_000, 500  # of subtitles, and of a line
+# Limits of lines and of characters in a line. A film of three hours has some 2,500 lines.
+MAX_LINES, MAX_CHARACTERS = 20_000, 500
 _TAGS = re.compile(r"<[^>]{0,80}>|\{[^}]{0,200}\}")
-_LAST_LINE_SECONDS = 5.0  # for a line that does not say when it ends
+_LAST_LINE_SECONDS = 5.0  # duration of a line without an end
 
 
 @dataclass(frozen=True)
 class Subtitle:
-    """What is said from `start` to `end` seconds of a video."""
+    """A line of subtitles, from `start` to `end` seconds of a video."""
 
     start: float
     end: float
@@ -44,30 +44,31 @@ class Subtitle:
 
 
 def sidecars(path: Path) -> list[Path]:
-    """Files of subtitles beside a video: of its very name, then with more in their name."""
+    """The subtitle files beside a video: those of its name first, then those with a suffix."""
     try:
-        names = sorted(each.name for each in path.parent.iterdir() if each.suffix in SIDECARS)
+        names = sorted(file.name for file in path.parent.iterdir() if file.suffix in SIDECARS)
     except OSError:
         return []
     own = [name for name in names if Path(name).stem == path.stem or name[:-4] == path.name]
-    more = [name for name in names if name.startswith(f"{path.stem}.") and name not in own]
-    return [path.with_name(name) for name in [*own, *more]]
+    others = [name for name in names if name.startswith(f"{path.stem}.") and name not in own]
+    return [path.with_name(name) for name in [*own, *others]]
 
 
 def read_subtitles(path: Path, origin: float = 0.0, *, inside: bool = True) -> tuple[Subtitle, ...]:
-    """The subtitles of a video by their start; () where it has none that can be read.
+    """The subtitles of a video, sorted by their start; empty if none can be read.
 
-    origin: seconds to add to the container's times, so that its first frame is at 0.
-    inside: whether to look into the container.
+    Args:
+        origin: seconds to add to the container's times, so that its first frame is at 0.
+        inside: whether to read the container too.
     """
-    for beside in sidecars(path):
-        if found := _read(beside, 0.0):
-            return found
+    for sidecar in sidecars(path):
+        if lines := _read(sidecar, 0.0):
+            return lines
     return _read(path, origin) if inside else ()
 
 
 def are_written_by_us(path: Path) -> bool:
-    """Whether `timeline` or `watch` wrote these subtitles; False for what cannot be read."""
+    """Whether `timeline` or `watch` wrote a subtitle file; False if it cannot be read."""
     with suppress(OSError):
         return WRITTEN_BY_US in path.read_text(encoding="utf-8", errors="replace")
     return False
@@ -108,13 +109,13 @@ def _lines(container: InputContainer, origin: float) -> Iterator[Subtitle]:
 
 
 def _words(data: bytes, codec: str) -> str:
-    """The words of a packet on one line, without what says how they look."""
-    if codec == "mov_text":  # its length stands before the text, and styles after it
+    """The text of a packet on one line, without formatting."""
+    if codec == "mov_text":  # two bytes of length, the text, styles
         data = data[2 : 2 + int.from_bytes(data[:2], "big")]
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        text = data.decode("cp1252", "replace")  # what old files of the west are written in
+        text = data.decode("cp1252", "replace")  # the encoding of old files in western languages
     if codec in ("ass", "ssa"):
         text = text.split(",", _ASS_COMMAS)[-1].replace(r"\N", " ").replace(r"\n", " ")
     return " ".join(_TAGS.sub("", text).split())

@@ -1,4 +1,4 @@
-"""Timestamps that start again or leap, as in joined recordings, made one continuous time."""
+"""Make timestamps continuous that restart or jump, as in joined recordings."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from typing import Literal, NamedTuple
 
 from av.packet import Packet
 
-# A step forward of more seconds than this is a leap: FFmpeg's own bound (-dts_delta_threshold).
+# A step forward of more seconds is a jump: FFmpeg's own bound (-dts_delta_threshold).
 _LEAP = 10.0
-# A step back of more seconds than this is a new start: B-frames come out of order by less.
+# A step back of more seconds is a restart: B-frames are out of order by less.
 _BACK = 1.0
 
 
 class Section(NamedTuple):
-    """A stretch of a file whose timestamps count on from each other."""
+    """A section of a file with continuous timestamps."""
 
-    position: int  # bytes into the file at which it begins
-    shift: int  # ticks to add to its timestamps
+    position: int  # offset of the section in the file, bytes
+    shift: int  # ticks to add to the section's timestamps
 
 
 @dataclass
 class TimeMap:
-    """How the timestamps of a video stream become seconds from its start.
+    """Maps the timestamps of a video stream to seconds from its start.
 
-    origin:    the timestamp, in ticks, that is second 0
-    sections:  in the order of the file; one where no timestamp jumps
-    keyframes: (ticks, byte position) of each keyframe of a file that was scanned, else empty
-    end:       ticks at which the last frame of a scanned file ends
-    seek_by:   "time"; "position" where the same timestamp occurs twice; "start" where there is none
+    Attributes:
+        origin: the timestamp of second 0, in ticks.
+        sections: in the order of the file; one section if no timestamp jumps.
+        keyframes: ticks and byte offset of each keyframe of a scanned file, else empty.
+        end: ticks at which the last frame of a scanned file ends, else 0.
+        seek_by: "time"; "position" if timestamps repeat; "start" if there are no timestamps.
     """
 
     origin: int = 0
@@ -40,7 +41,7 @@ class TimeMap:
     seek_by: Literal["time", "position", "start"] = "time"
 
     def make_continuous(self, packet: Packet) -> None:
-        """Shift the timestamps of `packet` as its place in the file demands."""
+        """Shift the timestamps of `packet` by the shift of its section."""
         if len(self.sections) == 1 or packet.pos is None:
             return
         after = bisect_right(self.sections, packet.pos, key=lambda section: section.position)
@@ -51,20 +52,21 @@ class TimeMap:
             packet.dts += shift
 
     def keyframe_position(self, ticks: float) -> int:
-        """Bytes into the file of the last keyframe at or before `ticks`."""
+        """The byte offset of the last keyframe at or before `ticks`."""
         after = bisect_right(self.keyframes, ticks, key=lambda keyframe: keyframe[0])
         return self.keyframes[max(0, after - 1)][1] if self.keyframes else 0
 
 
 def scan_times(packets: Iterable[Packet], tick: float, frame_ticks: int) -> TimeMap:
-    """The time map of a stream by all of its packets, in decoding order.
+    """Compute the time map of a stream from all of its packets, in decoding order.
 
-    tick:        seconds of one tick
-    frame_ticks: ticks from one frame to the next, for packets that do not say
+    Where timestamps go back by more than _BACK or on by more than _LEAP seconds, the parts are
+    joined without a gap. Time begins with the first keyframe, as in a recording that was cut the
+    packets before cannot be decoded.
 
-    Where timestamps go back by more than a second or on by more than ten, the picture goes on at
-    once, as if the parts had been joined without a gap. Time begins with the first keyframe: what
-    comes before it in a recording that was cut cannot be decoded.
+    Args:
+        tick: seconds of one tick.
+        frame_ticks: ticks from one frame to the next, for packets without timestamps.
     """
     times = TimeMap()
     clock: int | None = None  # decoding time of the packet before, made continuous

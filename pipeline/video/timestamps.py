@@ -1,4 +1,4 @@
-"""Times of a video as people write them."""
+"""Format and parse times such as 1:02:03.5."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import reduce
 
 
 def format_time(seconds: float) -> str:
-    """A time as people write it: `0:07.5`, `12:30.0`, `1:02:03.0`.
+    """Format seconds as `0:07.5`, `12:30.0` or `1:02:03.0`.
 
     >>> format_time(7.48), format_time(3723)
     ('0:07.5', '1:02:03.0')
@@ -19,7 +19,7 @@ def format_time(seconds: float) -> str:
 
 
 def parse_time(text: str) -> float:
-    """Seconds from `90`, `1:30` or `1:02:03.5`. Raises ValueError for what is no time.
+    """Parse `90`, `1:30` or `1:02:03.5` into seconds. Raises ValueError for other text.
 
     >>> parse_time("90"), parse_time("1:30"), parse_time("1:02:03.5")
     (90.0, 90.0, 3723.5)

@@ -1,8 +1,8 @@
-"""One video file, read through PyAV: where its frames are, and the frames at given times.
+"""Read a video file with PyAV: the times of its frames, and the frames at given times.
 
-Two handles are open on the file. One decodes; the other only looks at packets, so it can ask "which
-keyframe comes before this moment?" without disturbing the decoder. That answer decides between
-seeking and decoding on, and it is why an hour of video costs little more than a minute of it.
+Two handles are open on the file. One decodes; the other only reads packets, to find the keyframe
+before a time without disturbing the decoder. By that keyframe it is decided whether to seek or to
+decode on, so that an hour of video takes little longer than a minute.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from reellama.pipeline.video.subtitles import Subtitle, read_subtitles
 __all__ = ["VideoError", "VideoFile"]
 
 _FOLLOWS = "another film follows in this file and is not read: join films with ffmpeg's concat"
-# How far back to seek, in seconds, until a keyframe turns up at or before the wanted time.
+# Seconds to seek back, one after the other, until a keyframe is found at or before a time.
 _SEEK_BACK = (0.0, 1.0, 5.0, 30.0, 300.0)
 
 
 class _Keyframe(NamedTuple):
-    """When a keyframe appears, and where to seek so that decoding meets it, both in seconds."""
+    """A keyframe, in seconds."""
 
-    time: float
-    seek: float
+    time: float  # at which it appears
+    seek: float  # to which to seek in order to decode it
 
 
 class VideoFile(FrameSource):
     """A video file as a `FrameSource`. Close it, or use it in a `with` block.
 
-    Raises VideoError where the file has no video that FFmpeg can decode.
+    Raises VideoError if the file has no video that FFmpeg can decode.
     """
 
     def __init__(self, path: Path):
@@ -70,16 +70,16 @@ class VideoFile(FrameSource):
         self._index.close()
 
     def frames_at(self, times: Sequence[float], *, coarse: bool = False) -> Iterator[Frame]:
-        """The frames on screen at `times` (seconds, ascending); a frame never comes twice.
+        """The frames on screen at `times` (seconds, ascending), without repetitions.
 
-        coarse: take the last keyframe between the time before and the wanted one, where there is
-        one, instead of decoding from there up to the wanted time.
+        coarse: yield the last keyframe between the previous time and the time, if there is one,
+        instead of decoding from there up to the time.
         """
         frames: Iterator[Frame] = iter(())
         shown: Frame | None = None  # on screen until `upcoming` appears
         upcoming: Frame | None = None
-        taken: Frame | None = None
-        previous = math.inf  # the first frame is never a coarse one: it could lie before all times
+        last_yielded: Frame | None = None
+        previous = math.inf  # so the first frame is never coarse: it could be before all times
         for time in times:
             if upcoming is None or upcoming.time <= time:
                 keyframe = self._keyframe_before(time)
@@ -92,13 +92,13 @@ class VideoFile(FrameSource):
                 shown, upcoming = upcoming, next(frames, None)
             previous = time
             frame = shown or upcoming
-            if frame is not None and frame is not taken:
-                taken = frame
+            if frame is not None and frame is not last_yielded:
+                last_yielded = frame
                 yield frame
         self._note_damage()
 
     def frames_between(self, start: float, end: float) -> Iterator[Frame]:
-        """Every frame on screen in [start, end): also the one that appeared before `start`."""
+        """All frames on screen in [start, end), including one that appeared before `start`."""
         shown: Frame | None = None
         for frame in self._decode(self._keyframe_before(start)):
             if frame.time >= end:
@@ -115,7 +115,7 @@ class VideoFile(FrameSource):
         self._note_damage()
 
     def frame_times(self, start: float, end: float) -> Iterator[float]:
-        """When the frames of `frames_between` appear, ascending, without decoding anything."""
+        """The times of the frames of `frames_between`, ascending, without decoding."""
         shown = -math.inf  # the last frame that appeared by `start`
         for time in self._presentation_times(self._keyframe_before(start)):
             if time >= end:
@@ -131,19 +131,19 @@ class VideoFile(FrameSource):
             yield shown
 
     def _presentation_times(self, keyframe: _Keyframe) -> Iterator[float]:
-        """Times of all packets from `keyframe` on, in order of presentation."""
+        """The times of all packets from `keyframe` on, in order of presentation."""
         waiting: list[float] = []
         self._index.seek(keyframe.seek)
         for time, packet in self._index.packets():
             heappush(waiting, time)
-            # Whatever follows is shown after this packet is decoded.
+            # All later packets are shown after this packet is decoded.
             settled = -math.inf if packet.dts is None else self._index.seconds(packet.dts)
             while waiting and waiting[0] < settled:
                 yield heappop(waiting)
         yield from sorted(waiting)
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
-        """Times in seconds of the keyframes in [start, end), without decoding anything."""
+        """The times of the keyframes in [start, end), without decoding."""
         self._index.seek(self._keyframe_before(start).seek)
         for time, packet in self._index.packets():
             if packet.is_keyframe and time >= end:
@@ -158,7 +158,7 @@ class VideoFile(FrameSource):
             yield Frame(time, partial(self._converter.rgb, frame, self._decoder.pixel_aspect))
 
     def _keyframe_before(self, time: float) -> _Keyframe:
-        """The last keyframe at or before `time`; the start of the file where it does not tell.
+        """The last keyframe at or before `time`, or the start of the file if none is found.
 
         A seek may land too late (MP4 indexes decoding times, which run ahead of presentation) or
         between keyframes (MPEG-TS), hence the steps back.
@@ -167,17 +167,17 @@ class VideoFile(FrameSource):
             if time - back <= 0.0:
                 break
             self._index.seek(time - back)
-            for at, packet in self._index.packets():
-                if at > time:
+            for packet_time, packet in self._index.packets():
+                if packet_time > time:
                     break
                 if packet.is_keyframe:
-                    return _Keyframe(at, time - back)
+                    return _Keyframe(packet_time, time - back)
         return _Keyframe(0.0, 0.0)
 
     def _measure(self) -> float:
-        """Seconds up to the end of the last frame that can be read; notes a file that is cut off.
+        """Seconds up to the end of the last readable frame; adds a note if the file is cut off.
 
-        Headers state what was meant to be written. The packets at the end say what is there.
+        Headers state the intended duration. The last packets show what is there.
         """
         if self._index.times.end and not self._index.states_duration:
             end = self._index.seconds(self._index.times.end)
@@ -197,7 +197,7 @@ class VideoFile(FrameSource):
         return video_end
 
     def _note_cut(self, end: float, stated: float | None) -> None:
-        """Tell that the file ends after `end` seconds and before its end, where that shows."""
+        """Add a note if the file is cut off at `end` seconds, before its `stated` duration."""
         if stated is not None and end < 0.999 * stated - 0.25:
             self.notes.append(f"the file breaks off after {end:.1f} s of {stated:.1f} s")
         elif self._index.is_cut_off:
