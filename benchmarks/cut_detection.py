@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.helpers.joined_films import JoinedFilm, Material, films
-from reellama.pipeline.long_video.cut_detection import _NO_DISTANCE, CutFinder
+from reellama.pipeline.long_video.cut_detection import _EPSILON, CutFinder
 from reellama.pipeline.video.clip import open_video
 
 NEAR = 0.2  # seconds
@@ -100,7 +100,7 @@ def fit(paths: Sequence[Path], truth: Sequence[JoinedFilm]) -> np.ndarray:
     for path, film in zip(paths, truth, strict=True):
         looks = finder(path)
         distances = np.stack(looks.distances(), axis=1)[1:]
-        rows.append(np.log(distances + _NO_DISTANCE))
+        rows.append(np.log(distances + _EPSILON))
         is_cut = np.zeros(len(looks.times))
         for cut in film.cuts:
             is_cut[np.argmin(np.abs(np.array(looks.times) - cut))] = 1

@@ -1,1 +1,1 @@
-"""Long videos: an index of what is seen when, timelines, search, and watched folders."""
+"""Long videos: an index of frame embeddings, timelines, search, and watched folders."""

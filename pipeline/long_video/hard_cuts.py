@@ -1,8 +1,7 @@
-"""Hard cuts of a video of any length: all frames of a short one, parts of a long one.
+"""Detect the hard cuts of a video of any length.
 
-Decoding every frame of hours would take many times longer than looking at keyframes. So of a long
-video the parts between two sampled frames are decoded, and of these the parts first whose frames
-differ most in colour.
+Decoding all frames of hours would take many times longer than sampling keyframes. So of a long
+video only some parts between sampled frames are decoded: those whose ends differ most in colour.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.source import FrameSource
 from reellama.pipeline.video.video_file import VideoFile
 
-# Seconds of a video that are decoded in full at most: all of a shorter one.
+# The most seconds of a video that are decoded.
 DECODED_SECONDS = 600.0
-# A film of fewer frames a second has no neighbours to compare: sampled frames tell as much.
+# Below so many frames a second consecutive frames differ too much to compare.
 MIN_RATE = 4.0
 
 Span = tuple[float, float]  # seconds
@@ -27,24 +26,32 @@ Span = tuple[float, float]  # seconds
 
 @dataclass(frozen=True, eq=False)
 class HardCuts:
-    """times: seconds, float64 [c], ascending; strengths: their log odds, float64 [c];
-    spans: start and end of what was decoded, float64 [m, 2]."""
+    """The hard cuts of a video.
+
+    Attributes:
+        times: seconds of the cuts, float64 `[c]`, ascending.
+        strengths: log odds of the cuts, float64 `[c]`.
+        spans: start and end of the decoded parts in seconds, float64 `[m, 2]`.
+    """
 
     times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     strengths: np.ndarray = field(default_factory=lambda: np.zeros(0))
     spans: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
     def covers(self, start: float, end: float) -> bool:
-        """Whether all frames from `start` to `end` were looked at."""
+        """Whether all frames from `start` to `end` were decoded."""
         return bool(np.any((self.spans[:, 0] <= start) & (self.spans[:, 1] >= end)))
 
 
 def find_hard_cuts(
     source: FrameSource, times: np.ndarray, colours: np.ndarray, progress: Progress
 ) -> HardCuts:
-    """The cuts between frames of a video whose frames at `times` [n] have the `colours` [n, d].
+    """Find the hard cuts of a video.
 
-    progress: seconds decoded, of how many.
+    Args:
+        times: seconds of sampled frames, `[n]`.
+        colours: `color_quantiles` of the sampled frames, `[n, d]`.
+        progress: called with the seconds decoded and their total.
     """
     facts = source.facts
     if not isinstance(source, VideoFile) or facts is None or facts.frame_rate < MIN_RATE:
@@ -67,21 +74,21 @@ def find_hard_cuts(
 
 
 def _spans(duration: float, times: np.ndarray, colours: np.ndarray) -> list[Span]:
-    """What to decode, in order and without overlap."""
+    """The parts to decode, in order and without overlap."""
     if duration <= DECODED_SECONDS or len(times) < 2:
         return [(0.0, min(duration, DECODED_SECONDS))]
     change = np.abs(np.diff(colours, axis=0)).mean(axis=1)
-    left, chosen = DECODED_SECONDS, []
+    remaining, chosen = DECODED_SECONDS, []
     for i in np.argsort(-change, kind="stable"):
-        left -= times[i + 1] - times[i]
-        if left < 0:
+        remaining -= times[i + 1] - times[i]
+        if remaining < 0:
             break
         chosen.append((float(times[i]), float(times[i + 1])))
     return _joined(sorted(chosen))
 
 
 def _joined(spans: Sequence[Span]) -> list[Span]:
-    """Spans that touch become one."""
+    """Join spans that touch."""
     joined: list[Span] = []
     for start, end in spans:
         if joined and joined[-1][1] == start:

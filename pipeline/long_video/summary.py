@@ -1,4 +1,4 @@
-"""What a model of an Ollama server makes of a timeline: a summary, or an answer with times."""
+"""Summarize a timeline, or answer questions about it, with a model of an Ollama server."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from reellama.pipeline.long_video.timeline import SceneAnswer, Timeline
 from reellama.pipeline.video.timestamps import format_time
 
 SUMMARIZE = "Summarize the video in two or three sentences."
-# Notes that are sent at most: more would push each other out of an ordinary context.
+# The most notes sent to the model, which fit into N_CTX.
 MAX_NOTES = 120
 N_CTX = 8192
 
 
 def summarize_timeline(timeline: Timeline, model: OllamaModel) -> str:
-    """A summary of all scenes. Raises OllamaError."""
+    """A summary of all scenes. Raises OllamaError if the server fails."""
     step = max(1, -(-len(timeline.scenes) // MAX_NOTES))
     notes = [(s.start, s.end, s.text) for s in timeline.scenes[::step]]
     return _ask(model, notes, SUMMARIZE)
 
 
 def answer_from_scenes(question: str, answers: Sequence[SceneAnswer], model: OllamaModel) -> str:
-    """An answer from what the bundle said of the scenes that it looked at. Raises OllamaError."""
-    notes = [(f.start, f.end, f.text) for f in sorted(answers, key=lambda f: f.start)]
+    """An answer with times, from the bundle's answers about single scenes.
+
+    Raises OllamaError if the server fails.
+    """
+    notes = [(a.start, a.end, a.text) for a in sorted(answers, key=lambda answer: answer.start)]
     return _ask(model, notes, f"{question}\nSay at which times of the video that can be seen.")
 
 

@@ -24,35 +24,36 @@ from reellama.pipeline.video.pictures.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, VideoError
 from reellama.pipeline.video.time_map import TimeMap, scan_times
 
-# Containers whose header states the real duration, also where they are cut off: FFmpeg shortens
-# that of the others by the size of the file.
+# Containers whose header states the duration even of a file that is cut off. For the others FFmpeg
+# estimates the duration from the size of the file.
 _STATE_DURATION = {"mov", "matroska", "flv"}
-# Formats whose timestamps may jump, besides those that FFmpeg marks so (MPEG-TS, MPEG, Ogg).
+# Formats whose timestamps may jump, besides those that FFmpeg flags (MPEG-TS, MPEG, Ogg).
 _MAY_JUMP = {"flv"}
-# Without its index, which is at its end, FFmpeg guesses times after a seek.
+# If the index, at the end of the file, is missing, FFmpeg guesses times after a seek.
 _INDEX_AT_END = "mxf"
 _TS_DISCONT = 0x0200  # libavformat's AVFMT_TS_DISCONT
-# FFmpeg's reader of text terminals turns any .txt file into a film of its letters.
+# FFmpeg's "tty" demuxer renders any .txt file as a video of its letters.
 _NOT_VIDEO = {"tty"}
-# A playlist must not make us fetch anything: nothing leaves the machine. A process that reads what
-# nobody trusts allows less, before it opens anything.
+# A playlist must not make FFmpeg fetch anything from the network. The process that reads untrusted
+# files narrows this further.
 OPEN_OPTIONS = {"protocol_whitelist": "file,crypto,data"}
-# Tags that are not UTF-8 are no reason to refuse a video. PyAV 19 replaces what is none by itself.
+# Metadata that is no UTF-8 must not make PyAV refuse a video. From version 19 on PyAV replaces
+# invalid bytes by default.
 METADATA: dict[str, Any] = (
     {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 )
-# IndexError: a damaged MPEG-TS can grow streams on the way, which PyAV then does not find.
+# IndexError: a damaged MPEG-TS can add streams while it is read, which PyAV does not expect.
 _DAMAGE = (FFmpegError, IndexError)
 _INT64_MAX = 2**63 - 1
 _MICROSECONDS = 1_000_000
 
 
 class Container:
-    """One handle on a file. Times are seconds from the first frame of its video stream.
+    """An open container. Times are seconds from the first frame of its video stream.
 
-    times: what another handle on the same file found out about its timestamps.
+    times: the time map of another handle on the same file, to save a scan of the file.
 
-    Raises VideoError where there is no video that FFmpeg can decode.
+    Raises VideoError if the file has no video that FFmpeg can decode.
     """
 
     def __init__(self, path: Path, times: TimeMap | None = None):
@@ -77,7 +78,7 @@ class Container:
         self._tick = self._stream.time_base or Fraction(1, _MICROSECONDS)
 
     def _map_times(self) -> TimeMap:
-        """Look at the first packet, or at all of them where timestamps may jump."""
+        """The time map by the first packet, or by all packets if timestamps may jump."""
         start = self._stream.start_time
         packets = self._raw_packets()
         first = next(packets, None)
@@ -104,59 +105,59 @@ class Container:
 
     @property
     def pixel_aspect(self) -> float:
-        """Width of a stored pixel over its height."""
+        """Width of a stored pixel divided by its height."""
         return float(self._stream.sample_aspect_ratio or 1)
 
     @property
     def facts(self) -> FileFacts:
-        """What the file says of its video and sound."""
+        """Facts of the video from the file's header."""
         context = self._stream.codec_context
         width, height = display_size(context.width, context.height, self.pixel_aspect)
         return FileFacts(width, height, 1 / self.pace, bool(self._container.streams.audio))
 
     @property
     def has_subtitles(self) -> bool:
-        """Whether there is a track of subtitles, of text or of pictures."""
+        """Whether there is a subtitle track, of text or of pictures."""
         return bool(self._container.streams.subtitles)
 
     @property
     def pace(self) -> float:
-        """Seconds from one frame to the next on average, as far as the file tells."""
+        """Seconds from one frame to the next on average; 1/25 if the file does not state a rate."""
         return float(1 / (self._stream.guessed_rate or 25))
 
     @property
     def states_duration(self) -> bool:
-        """Whether this file says how long it is; FFmpeg guesses from the size elsewhere."""
+        """Whether the header states the duration; else FFmpeg estimates it from the size."""
         names = set(self._container.format.name.split(","))
         return bool(_STATE_DURATION & names) and len(self.times.sections) == 1
 
     @cached_property
     def is_cut_off(self) -> bool:
-        """Whether the file ends before its end, where its container tells."""
+        """Whether the file is shorter than its container states; see `cut_off`."""
         return is_cut_off(self.path)
 
     def stated_duration(self) -> float | None:
-        """Seconds up to the end of the longest stream, by the header; None where unknown."""
+        """Seconds up to the end of the longest stream, by the header; None if unknown."""
         if not self._container.duration:
             return None
-        # Matroska counts from its time 0, the others from the stream that begins first.
+        # Matroska counts from time 0, other formats from the stream that begins first.
         matroska = self._container.format.name.startswith("matroska")
         start = 0 if matroska else (self._container.start_time or 0)
         return (self._container.duration + start) / _MICROSECONDS + self.seconds(0)
 
     def seconds(self, ticks: int) -> float:
-        """A continuous timestamp of the video stream, in seconds."""
-        # One correctly rounded division: frame 5 of 10 a second is at 0.5 and not a hair after it.
+        """Convert a continuous timestamp of the video stream into seconds."""
+        # A single division is rounded correctly: frame 5 at 10 frames a second is at exactly 0.5 s.
         return (ticks - self.times.origin) * self._tick.numerator / self._tick.denominator
 
-    def _time(self, item: Packet | VideoFrame, before: float) -> float:
-        """When a packet or frame is shown, given when the one before it was."""
+    def _time(self, item: Packet | VideoFrame, previous: float) -> float:
+        """When a packet or frame is shown, in seconds; `previous` is the time of the one before."""
         ticks = item.pts if item.pts is not None else item.dts
-        # Rounded, or frame 5 of 10 a second would come a hair after 0.5.
-        return round(before + self.pace, 9) if ticks is None else self.seconds(ticks)
+        # Rounded, as sums of the pace would drift from exact times such as 0.5 s.
+        return round(previous + self.pace, 9) if ticks is None else self.seconds(ticks)
 
     def seek(self, time: float) -> None:
-        """Go to the last indexed place at or before `time`, or to the start where none is."""
+        """Seek to the last indexed position at or before `time`, or to the start if none is."""
         if time <= 0.0 or self.times.seek_by == "start":
             self._rewind()
             return
@@ -167,19 +168,19 @@ class Container:
                 self._container.seek(position, unsupported_byte_offset=True)
             else:
                 self._container.seek(min(ticks, _INT64_MAX), stream=self._stream, backward=True)
-        except FFmpegError:  # no index, or nothing that early
+        except FFmpegError:  # no index, or no position that early
             self._rewind()
 
     def _rewind(self) -> None:
-        """Open the file again: seeking to time 0 misses frames in MPEG-TS, and fails elsewhere."""
+        """Open the file again, as seeking to time 0 misses frames in MPEG-TS, or fails."""
         self.close()
         self._open()
 
     def packets(self) -> Iterator[tuple[float, Packet[VideoStream]]]:
-        """(seconds, packet) of the video stream from here on, in decoding order.
+        """Yield seconds and packet of the video stream from the position on, in decoding order.
 
-        Damage ends them. A bare stream (.h264) has no times: its frames come at an even pace, and
-        since it cannot be sought, "from here on" is then from its start.
+        Damage ends the iteration. A raw stream (.h264) has no timestamps and cannot be sought: its
+        packets are read from the start, and get times at an even pace.
         """
         time = -self.pace
         for packet in self._raw_packets():
@@ -188,7 +189,7 @@ class Container:
             yield time, packet
 
     def _raw_packets(self) -> Iterator[Packet[VideoStream]]:
-        """The packets of the video stream from here on, as the file stamps them."""
+        """The packets of the video stream from the position on, with the file's timestamps."""
         try:
             for packet in self._container.demux(self._stream):
                 if packet.size:
@@ -197,10 +198,13 @@ class Container:
             self.damaged += 1
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
-        """(seconds, frame) from here on, in order of presentation; damaged ones are left out."""
+        """Yield seconds and frame from the position on, in order of presentation.
+
+        Damaged frames are left out.
+        """
         time = -self.pace
         packets = (packet for _, packet in self.packets())
-        for packet in chain(packets, [None]):  # None: hand out what the decoder still holds
+        for packet in chain(packets, [None]):  # None flushes the decoder
             try:
                 decoded = self._stream.codec_context.decode(packet)
             except FFmpegError:
@@ -211,9 +215,12 @@ class Container:
                 yield time, frame
 
     def extent(self) -> tuple[float, float]:
-        """Seconds at which the last frame and the last packet of any kind end, from here on."""
+        """Seconds at which the last frame and the last packet of any stream end.
+
+        Packets are read from the position on.
+        """
         video_end = end = 0.0
-        with suppress(*_DAMAGE):  # what was readable up to the damage is the extent
+        with suppress(*_DAMAGE):  # the extent ends where damage begins
             for packet in self._container.demux():
                 if not packet.size:
                     continue
@@ -233,8 +240,8 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     if name in _NOT_VIDEO:
         raise VideoError(f"{path}: this is text, not a video; give a video or picture file")
     if not streams and not is_cut_off(path):
-        what = "has sound but no video" if container.streams.audio else "has no video in it"
-        raise VideoError(f"{path}: {what}; give a file with pictures")
+        reason = "has sound but no video" if container.streams.audio else "has no video in it"
+        raise VideoError(f"{path}: {reason}; give a file with pictures")
     if not streams or (streams[0].codec_context is None and is_cut_off(path)):
         raise VideoError(_cut_off(path))
     best = container.streams.best("video")
@@ -247,7 +254,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _open_error(path: Path, error: Exception) -> str:
-    """One line for a file that FFmpeg refuses."""
+    """The error message for a file that FFmpeg refuses."""
     if container_kind(path) is not None:
         return _cut_off(path)
     if what := other_kind(path):

@@ -1,4 +1,7 @@
-"""Whether a video file ends before its end, or goes on behind it, by what its container says."""
+"""Detect video files that are cut off, and files with a second video behind the first.
+
+Both are detected by the sizes and markers in the container.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,19 @@ from typing import BinaryIO
 from reellama.pipeline.video.file_signature import container_kind, ts_packet_size
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_ASF_BROADCAST = 1  # flag of a live stream, whose header says no size
+_ASF_BROADCAST = 1  # flag of a live stream, whose header has no size
 _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")  # a pack of any kind and state
-_HEAD = 1 << 16  # bytes in which a header says what is looked for here
+_HEAD = 1 << 16  # bytes at the beginning of a file that are searched
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-_OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes of the largest page
 _OGG_LAST_PAGE = 4  # flag of the last page of a stream
 
 
 def is_cut_off(path: Path) -> bool:
-    """Whether a container that knows its own end has less than that.
+    """Whether a file is shorter than its container states.
 
-    False also for kinds that say nothing of it (MPEG, bare streams), and while a recording goes on.
+    False for containers that do not state their size (MPEG, raw streams), and for a recording that
+    is still written.
     """
     find_end = _END_FINDERS.get(container_kind(path) or "")
     if find_end is None:
@@ -35,9 +39,9 @@ def is_cut_off(path: Path) -> bool:
 
 
 def film_follows(path: Path) -> bool:
-    """Whether another film begins behind the end of a file's first, which FFmpeg does not read.
+    """Whether another film follows the first in a file, which FFmpeg does not read.
 
-    So it is where somebody put files together: only MPEG, AVI and Ogg can be joined like that.
+    That happens if files were concatenated, which only MPEG, AVI and Ogg support.
     """
     has_second = _SECOND_FILM_FINDERS.get(container_kind(path) or "")
     if has_second is None:
@@ -52,7 +56,7 @@ def _has_second_mp4(file: BinaryIO, length: int) -> bool:
 
 
 def _has_second_asf(file: BinaryIO, length: int) -> bool:
-    """Whether a header stands where the first film ends."""
+    """Whether a header follows the end of the first film."""
     end = _asf_end(file, length)
     if not 0 < end < length:
         return False
@@ -65,7 +69,7 @@ def _has_second_asf(file: BinaryIO, length: int) -> bool:
 def _has_second_matroska(file: BinaryIO, length: int) -> bool:
     """Whether there is a second EBML header.
 
-    A segment of unknown size, as of a live stream, goes to the end of the file.
+    A segment of unknown size, as of a live stream, extends to the end of the file.
     """
     position = 0
     while position < length:
@@ -81,7 +85,7 @@ def _has_second_matroska(file: BinaryIO, length: int) -> bool:
 
 
 def _vint(data: bytes) -> int | None:
-    """The bytes that a number of EBML and what it counts take; None where it says "unknown"."""
+    """The bytes of an EBML size field plus the bytes that it counts; None for "unknown"."""
     n = 9 - data[0].bit_length() if data and data[0] else 9
     if n > min(8, len(data)):
         return None
@@ -96,12 +100,12 @@ def _has_second_flv(file: BinaryIO, length: int) -> bool:
 
 
 def _mp4_end(file: BinaryIO, length: int) -> int:
-    """Where the last box ends."""
+    """Offset of the end of the last box."""
     return max((end for _, _, end in _boxes(file, length)), default=length)
 
 
 def _boxes(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes, int]]:
-    """(start, name, end) of the boxes of an MP4, in bytes, up to one that makes no sense."""
+    """Yield start, name and end of the boxes of an MP4, in bytes, up to an invalid box."""
     position = 0
     while position < length:
         file.seek(position)
@@ -114,12 +118,12 @@ def _boxes(file: BinaryIO, length: int) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _avi_end(file: BinaryIO, length: int) -> int:
-    """Where the last RIFF chunk ends; a long film has several."""
+    """Offset of the end of the last RIFF chunk; a long film has several."""
     position = end = 0
     while position < length:
         file.seek(position)
         name, size = struct.unpack("<4sI", file.read(8).ljust(8, b"\0"))
-        if name != b"RIFF" or size == 0:  # what was put behind, or a recording without an end
+        if name != b"RIFF" or size == 0:  # appended data, or an unfinished recording
             return length
         end = position + 8 + size
         position = end + size % 2
@@ -127,7 +131,7 @@ def _avi_end(file: BinaryIO, length: int) -> int:
 
 
 def _asf_end(file: BinaryIO, length: int) -> int:
-    """The size of the file, by its properties."""
+    """The size of the file, by its file properties object."""
     head = file.read(_HEAD)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 92:
@@ -138,7 +142,7 @@ def _asf_end(file: BinaryIO, length: int) -> int:
 
 
 def _mxf_end(file: BinaryIO, length: int) -> int:
-    """One byte past where the footer begins, by the first partition; 0 there: not known."""
+    """Offset of the footer plus one byte, by the first partition; `length` if not stated."""
     head = file.read(_HEAD)
     at = head.find(_MXF_PARTITION)
     if at < 0 or len(head) < at + 17:
@@ -152,11 +156,11 @@ def _mxf_end(file: BinaryIO, length: int) -> int:
 
 
 def _ts_end(file: BinaryIO, length: int) -> int:
-    """Where the last packet ends. Damage on the way makes packets begin elsewhere."""
+    """Offset of the end of the last packet, by sync bytes at the end, as damage shifts packets."""
     packet = ts_packet_size(file.read(_HEAD)) or length
     file.seek(max(0, length - 16 * packet))
     tail = file.read()
-    sync = packet % 188  # a camera's packets have four bytes of time first
+    sync = packet % 188  # cameras write four bytes of time before each packet
     starts = (
         at for at in range(min(packet, len(tail))) if set(tail[at + sync :: packet]) == {0x47}
     )
@@ -165,7 +169,7 @@ def _ts_end(file: BinaryIO, length: int) -> int:
 
 
 def _ogg_end(file: BinaryIO, length: int) -> int:
-    """Where the last page ends, or more than that where it is no stream's last one."""
+    """Offset of the end of the last page, and one more if that page does not end a stream."""
     file.seek(max(0, length - _OGG_PAGE))
     tail = file.read()
     at = tail.rfind(b"OggS")
@@ -184,7 +188,7 @@ _SECOND_FILM_FINDERS: dict[str, Callable[[BinaryIO, int], bool]] = {
     "WMV": _has_second_asf,
     "FLV": _has_second_flv,
 }
-# Kind of a container -> bytes up to which it goes, given the file and its length.
+# Kind of a container -> offset of its end, given the file and its length.
 _END_FINDERS: dict[str, Callable[[BinaryIO, int], int]] = {
     "MP4 or MOV": _mp4_end,
     "AVI": _avi_end,

@@ -1,7 +1,7 @@
 """Pictures as a `FrameSource`: a still, an animated GIF, WebP or PNG, or a folder of pictures.
 
-Pillow reads these: it knows the turn that a camera wrote into the file, and animated WebP, which
-not every FFmpeg decodes.
+Pillow reads pictures, as it applies the rotation that a camera stored in the file, and decodes
+animated WebP, which not every build of FFmpeg does.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from reellama.pipeline.video.pictures.geometry import display_size
 from reellama.pipeline.video.source import FileFacts, Frame, FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
 
-# Pillow can open more (even MPEG, as a mere header); these are the ones that it reads well.
+# Formats that Pillow decodes well; it can open more (of MPEG only the header).
 _ANIMATED = ("GIF", "PNG", "WEBP")
 _FORMATS = (*_ANIMATED, "BMP", "DIB", "ICO", "JPEG", "JPEG2000", "PPM", "TGA", "TIFF")
 _SUFFIXES = {".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tga"}
 _SUFFIXES |= {".tif", ".tiff", ".webp"}
-# A film of JPEGs, one after another: Pillow would stop at the first.
+# Motion JPEG, of which Pillow would read only the first frame.
 _FILMS = {".mjpeg", ".mjpg"}
-# Pillow logs some damage that it also raises; without a handler that would go to stderr.
+# Pillow also logs some damage that it raises, which without a handler would go to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-# Exceptions that Pillow's readers are known to raise for a damaged file.
+# Exceptions that Pillow's decoders raise for a damaged file.
 _DAMAGE = (
     Image.DecompressionBombError,
     ArithmeticError,
@@ -50,14 +50,14 @@ _DAMAGE = (
 )
 # Seconds between the pictures of a folder.
 FOLDER_STEP = 1.0
-# Browsers show a frame that asks for less than 20 ms for 100 ms, and animations rely on it.
+# Browsers show a frame of less than 20 ms for 100 ms, which animations rely on.
 _SHORTEST, _DEFAULT = 0.02, 0.1
 
 _Load = Callable[[int, "int | None"], np.ndarray]
 
 
 class ImageSequence(FrameSource):
-    """Pictures at known times, as a `FrameSource`. `load(i, max_side)` reads number i."""
+    """Pictures with times, as a `FrameSource`. `load(i, max_side)` reads picture i."""
 
     def __init__(
         self,
@@ -98,11 +98,11 @@ class ImageSequence(FrameSource):
             yield self._frame(i)
 
     def frame_times(self, start: float, end: float) -> Iterator[float]:
-        """When the pictures on screen in [start, end) appear."""
+        """The times of the pictures on screen in [start, end)."""
         return (self.times[i] for i in self._indices(start, end))
 
     def keyframe_times(self, start: float, end: float) -> Iterator[float]:
-        """Times of the pictures that appear in [start, end): each stands by itself."""
+        """The times of the pictures that appear in [start, end); all are keyframes."""
         return (time for time in self.times if start <= time < end)
 
     def _indices(self, start: float, end: float) -> range:
@@ -114,16 +114,19 @@ class ImageSequence(FrameSource):
 
 
 def open_image(path: Path) -> ImageSequence | None:
-    """The still or animated picture at `path`, or None where it is not one that Pillow knows."""
+    """Open a still or animated picture; None if Pillow does not recognize the file.
+
+    Raises VideoError for a damaged picture.
+    """
     if path.suffix.lower() in _FILMS:
         return None
     try:
         with warnings.catch_warnings():
-            # A large photo is no attack; Pillow still refuses one that would fill the memory.
+            # Large photos are accepted; Pillow still raises for one that would fill the memory.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 animated = image.format in _ANIMATED and getattr(image, "is_animated", False)
-                times, duration, whole = _timing(image) if animated else ([0.0], 0.0, True)
+                times, duration, complete = _timing(image) if animated else ([0.0], 0.0, True)
     except UnidentifiedImageError:
         return None
     except _DAMAGE as error:
@@ -132,16 +135,16 @@ def open_image(path: Path) -> ImageSequence | None:
         return ImageSequence(path, times, duration, lambda i, max_side: load_image(path, max_side))
     animation = _Animation(path)
     pictures = ImageSequence(path, times, duration, animation.load, animation.close)
-    if not whole:
+    if not complete:
         pictures.notes.append(f"the file breaks off after {duration:.1f} s")
     return pictures
 
 
 def open_image_folder(path: Path) -> ImageSequence:
-    """The pictures in a folder, in natural order (img2 before img10), one second apart.
+    """Open the pictures in a folder, in natural order (img2 before img10), one second apart.
 
-    Folders in it and hidden files are left out; so are videos, and a note says that. Raises
-    VideoError where there is no picture.
+    Subfolders and hidden files are left out. Videos are left out with a note. Raises VideoError if
+    there is no picture.
     """
     try:
         visible = [p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")]
@@ -149,9 +152,11 @@ def open_image_folder(path: Path) -> ImageSequence:
         reason = (error.strerror or str(error)).lower()
         raise VideoError(f"{path}: this folder cannot be opened ({reason})") from None
     files = sorted((p for p in visible if p.suffix.lower() in _SUFFIXES), key=natural_key)
-    videos = sum(p.suffix.lower() in VIDEO_SUFFIXES for p in visible)
-    if not files and videos:
-        raise VideoError(f"{path}: videos are given one by one, not as a folder (it has {videos})")
+    n_videos = sum(p.suffix.lower() in VIDEO_SUFFIXES for p in visible)
+    if not files and n_videos:
+        raise VideoError(
+            f"{path}: videos are given one by one, not as a folder (it has {n_videos})"
+        )
     if not files:
         raise VideoError(
             f"{path}: no pictures in this folder; give a folder of JPEG, PNG or the like"
@@ -161,15 +166,16 @@ def open_image_folder(path: Path) -> ImageSequence:
     pictures = ImageSequence(
         path, times, duration, lambda i, max_side: load_image(files[i], max_side)
     )
-    if videos:
-        pictures.notes.append(f"left out {videos} of the folder's files: give videos one by one")
+    if n_videos:
+        pictures.notes.append(f"left out {n_videos} of the folder's files: give videos one by one")
     return pictures
 
 
 def at_times(pictures: ImageSequence, times: Sequence[float]) -> ImageSequence:
-    """Show `pictures` at `times` (seconds, ascending), the last for as long as the others mostly.
+    """Set the times of `pictures` (seconds, ascending); returns `pictures`.
 
-    Raises VideoError for another number of times.
+    The last picture gets the mean duration of the others. Raises VideoError if the numbers of
+    pictures and times differ.
     """
     if len(times) != len(pictures.times):
         raise VideoError(f"{len(pictures.times)} pictures have {len(times)} times: give one each")
@@ -179,26 +185,31 @@ def at_times(pictures: ImageSequence, times: Sequence[float]) -> ImageSequence:
 
 
 def natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    """Sorts numbers in a name by value: img2 before img10."""
+    """A sort key that compares numbers in names by value: img2 before img10."""
     parts = re.findall(r"(\d+)|(\D+)", path.name.casefold())
     return [(0, int(n), "") if n else (1, 0, text) for n, text in parts], path.name
 
 
 def load_image(path: Path, max_side: int | None = None) -> np.ndarray:
-    """The picture at `path`, upright, as uint8 RGB [height, width, 3]; VideoError if damaged."""
+    """Read a picture, upright, as uint8 RGB `[height, width, 3]`.
+
+    max_side: the most pixels on the longer side; None means the stored size.
+
+    Raises VideoError for a damaged picture.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=_FORMATS) as image:
                 if max_side:
-                    image.draft("RGB", (max_side, max_side))  # JPEG decodes smaller, and faster
+                    image.draft("RGB", (max_side, max_side))  # decodes a JPEG smaller, so faster
                 return _rgb(ImageOps.exif_transpose(image), max_side)
     except _DAMAGE as error:
         raise VideoError(f"{path}: this picture cannot be read ({_line(error)})") from None
 
 
 class _Animation:
-    """Frames of an animated picture by number; going forward decodes each of them once."""
+    """Frames of an animated picture by index; reading in order decodes each frame once."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -216,7 +227,7 @@ class _Animation:
 
 
 def _timing(image: Image.Image) -> tuple[list[float], float, bool]:
-    """Times of the frames, their whole duration, and whether the file holds all of them."""
+    """Times of the frames, their total duration, and whether the file is complete."""
     times: list[float] = []
     now = 0.0
     for i in count():
@@ -225,7 +236,7 @@ def _timing(image: Image.Image) -> tuple[list[float], float, bool]:
             image.load()
         except EOFError:
             return times, now, True
-        except _DAMAGE:  # cut off: what came before it is fine
+        except _DAMAGE:  # cut off: the frames before are intact
             if not times:
                 raise
             return times, now, False
@@ -236,7 +247,7 @@ def _timing(image: Image.Image) -> tuple[list[float], float, bool]:
 
 
 def _rgb(image: Image.Image, max_side: int | None) -> np.ndarray:
-    """uint8 [height, width, 3]; what is transparent shows white, as on a page."""
+    """Convert into uint8 `[height, width, 3]`, with transparent areas in white, as on a page."""
     size = display_size(*image.size, max_side=max_side)
     if image.has_transparency_data:
         image = image.convert("RGBA")

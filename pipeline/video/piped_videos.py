@@ -1,6 +1,6 @@
 """Videos that come through a pipe: `cat a.webm | reellama ask - "..."` and `<(...)` of a shell.
 
-FFmpeg must go back and forth in a file, so what a pipe brings is written to a temporary one.
+FFmpeg must seek, so the content of a pipe is written to a temporary file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from reellama.gguf_tools.temporary_folders import temporary_folder
 Paths = TypeVar("Paths", Path, list[Path], "list[Path] | None")
 STDIN = Path("-")
 PIECE = 16 << 20  # bytes
-# Bytes that stay free beside the file: a pipe may bring a video without an end, and other programs
-# fail where a disk is full.
+# Bytes of the disk that stay free: a pipe may bring an endless video, and a full disk breaks other
+# programs.
 MIN_FREE = 1 << 30
 
 
 def as_file(path: Path) -> Path:
-    """`path`, or for a pipe or "-" (stdin) a file of what it brought, until the program ends."""
+    """`path`; for a pipe or "-" (stdin) a file with its content, removed when the program exits.
+
+    Raises ReellamaError if nothing comes through the pipe, or more than the disk holds.
+    """
     if path != STDIN and not path.is_fifo():
         return path
     if path == STDIN and sys.stdin.isatty():
@@ -43,7 +46,7 @@ def as_file(path: Path) -> Path:
 
 
 def _copy(pipe: BinaryIO, copy: Path, name: Path) -> None:
-    """Write all that `pipe` brings. Raises ReellamaError, and leaves nothing, for too much."""
+    """Write the content of `pipe`. Raises ReellamaError, and removes the copy, for too much."""
     with open(copy, "wb") as file:
         while piece := pipe.read(PIECE):
             file.write(piece)
@@ -58,7 +61,7 @@ def _copy(pipe: BinaryIO, copy: Path, name: Path) -> None:
 
 
 def as_files(videos: Paths) -> Paths:
-    """`as_file` for what an argument of the command line holds: one path, some, or none."""
+    """`as_file` for an argument of the command line: one path, several, or None."""
     if isinstance(videos, Path):
         return as_file(videos)
     if videos and videos.count(STDIN) > 1:

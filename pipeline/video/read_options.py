@@ -1,8 +1,8 @@
-"""How a video is read: which frames, and how large.
+"""Options for reading a video: which frames, and how large.
 
 The command line (`reellama.pipeline.cli.options.FrameOptions`), the keywords of `read_frames` and
-of `VideoChat`, saved conversations and the server's decoder all use these names. It loads neither
-PyAV nor numpy.
+of `VideoChat`, saved conversations and the server's decoder all use these names. This module
+imports neither PyAV nor numpy.
 """
 
 from __future__ import annotations
@@ -22,24 +22,28 @@ SubtitleMode = Literal["auto", "off"]
 SUBTITLE_MODES: tuple[SubtitleMode, ...] = get_args(SubtitleMode)
 SAMPLING_MODES: tuple[SamplingMode, ...] = get_args(SamplingMode)
 
-# Pixels on the longest side of a frame: more than any tower takes, and 64 frames of 4K fit memory.
+# Pixels on the longest side of a frame: more than any tower uses, and few enough for 64 frames of a
+# 4K video to fit into memory.
 MAX_SIDE = 768
 
 
 @dataclass(frozen=True)
 class VideoReadOptions:
-    """Which frames of a video are taken. Raises VideoError where that makes no sense.
+    """Which frames of a video to read. Raises VideoError for options that contradict each other.
 
-    sampling: "uniform"    the frame at the centre of each of `frames` equal intervals of time;
-              "fps"        one every 1/fps seconds, or fewer where those are more than `frames`;
-              "keyframes"  frames that the encoder stored whole, evenly thinned to `frames`;
-              "scenes"     at least one of each scene, the rest from the longest scenes.
-    start, end: only what is on screen in between counts. A frame that appeared before `start` and
-              is still on screen then has the time `start`.
-    subtitles: whether a conversation knows the subtitles in the file or beside it.
-    max_side: longest side in pixels. Larger frames are scaled down as they are decoded.
-    still_side: in place of `max_side` for a still, or a frame that alone is taken.
-    default_frames: in place of `frames` where nobody asked for a number.
+    Attributes:
+        frames: the most frames to read; None means `default_frames`.
+        sampling: the choice of frames:
+            "uniform": the frame at the centre of each of `frames` equal intervals of time;
+            "fps": one every 1/fps seconds, or `frames` evenly spread if those are more;
+            "keyframes": the keyframes, evenly thinned to `frames`;
+            "scenes": at least one in each scene, more in the longest scenes.
+        start, end: seconds of the part to read. A frame that appeared before `start` and is still
+            on screen then gets the time `start`.
+        subtitles: whether a conversation uses the subtitles in the file or beside it.
+        max_side: pixels on the longest side. Larger frames are scaled down as they are decoded.
+        still_side: like `max_side`, for a still picture, or if a single frame is read.
+        default_frames: frames to read if `frames` is None.
     """
 
     frames: int | None = option(None, "At most N frames (default: the bundle's).", low=1)
@@ -50,7 +54,7 @@ class VideoReadOptions:
     subtitles: SubtitleMode = option("auto", "auto: those in or beside the file; off: none.")
     max_side: int | None = option(None, "Pixels on the longest side; None: as stored.", low=1)
     still_side: int | None = None
-    default_frames: int = 8  # where no bundle says how many either
+    default_frames: int = 8
 
     def __post_init__(self) -> None:
         if self.sampling not in SAMPLING_MODES:
@@ -63,8 +67,8 @@ class VideoReadOptions:
         if self.max_side is not None and self.max_side < 1:
             raise VideoError(f"a longest side of {self.max_side} pixels is none; give 1 or more")
         if self.mode == "fps" and not _positive(self.fps):
-            given = "--fps 2, say" if self.fps is None else f"not {self.fps}"
-            raise VideoError(f"sampling by fps needs frames a second above 0: {given}")
+            hint = "--fps 2, say" if self.fps is None else f"not {self.fps}"
+            raise VideoError(f"sampling by fps needs frames a second above 0: {hint}")
         if self.mode != "fps" and self.fps is not None:
             raise VideoError(f"fps means nothing to {self.sampling!r} sampling; leave one out")
         if self.start is not None and not (self.start >= 0 and math.isfinite(self.start)):
@@ -74,12 +78,12 @@ class VideoReadOptions:
 
     @property
     def mode(self) -> SamplingMode:
-        """How frames are sampled: a number of frames a second implies "fps"."""
+        """The sampling mode; `fps` implies "fps"."""
         return "fps" if self.sampling == "uniform" and self.fps is not None else self.sampling
 
     @property
     def n_frames(self) -> int:
-        """How many frames are taken at most."""
+        """The most frames to read."""
         return self.default_frames if self.frames is None else self.frames
 
     def with_defaults(
@@ -90,17 +94,18 @@ class VideoReadOptions:
         max_frames: int | None = None,
         still_side: int | None = None,
     ) -> VideoReadOptions:
-        """These options, with `frames` and `max_side` where none were asked for.
+        """These options, with defaults for those that are None.
 
-        max_frames: in place of `frames` where a rate is asked for. still_side: in place of
-        `max_side` where one frame is taken.
+        Args:
+            max_frames: the default of `frames` for sampling by fps.
+            still_side: the default of `max_side` for a still picture or a single frame.
         """
         most = frames if max_frames is None or self.mode != "fps" else max_frames
         side, single = self.max_side or max_side, self.max_side or still_side
         return replace(self, default_frames=most, max_side=side, still_side=single)
 
     def for_bundle(self, bundle: VideoBundle) -> VideoReadOptions:
-        """These options, with what a bundle looks at where nothing else was asked for."""
+        """These options, with the defaults of a bundle."""
         return self.with_defaults(
             frames=bundle.frames,
             max_side=bundle.max_side,
@@ -109,7 +114,7 @@ class VideoReadOptions:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What a saved conversation keeps of it: what a person may choose."""
+        """The options that a saved conversation stores."""
         names = ("frames", "sampling", "fps", "start", "end", "subtitles")
         return {name: getattr(self, name) for name in names}
 
