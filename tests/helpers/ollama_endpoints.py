@@ -83,7 +83,7 @@ OLLAMA_ENDPOINTS = [
     Endpoint(
         "Ollama",
         "GET /api/version",
-        "test_allowed_hosts.py::test_the_servers_own_names_are_answered",
+        "middleware/test_allowed_hosts.py::test_the_servers_own_names_are_answered",
     ),
     Endpoint(
         "Ollama",
