@@ -97,7 +97,7 @@ class TaggedForm:
         self, source: AnswerSource, emitter: CallEventEmitter, schema: Any
     ) -> ParserGenerator[None]:
         """Read a value and its end. Strings are emitted as they come."""
-        endings = (self.value_end,)
+        endings: tuple[str, ...] = (self.value_end,)
         if self.padded:
             yield from source.take("\n")
             endings = (f"\n{self.value_end}", *endings)
