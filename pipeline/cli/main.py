@@ -113,7 +113,7 @@ def run(arguments: list[str]) -> int:
 
 def _status(arguments: list[str]) -> int:
     """Call the typer application, which ends in SystemExit whatever happens."""
-    from reellama.pipeline.cli.arguments.grouped_command import name_types
+    from reellama.pipeline.cli.arguments.grouped_command import adapt_types
     from reellama.pipeline.cli.arguments.saved_defaults import config_path, saved_defaults
     from reellama.pipeline.cli.arguments.verbosity import Verbosity, set_verbosity
 
@@ -123,7 +123,7 @@ def _status(arguments: list[str]) -> int:
     set_verbosity(Verbosity())
     # A file of defaults may name any command: all of them are needed to read it.
     program = _program("") if config_path().exists() else _program(*arguments[:2])
-    name_types(program)
+    adapt_types(program)
     try:
         program(arguments, prog_name="reellama", default_map=saved_defaults(program))
     except SystemExit as end:

@@ -44,7 +44,8 @@ class GroupedCommand(TyperCommand):
         """Parse as click does, but name the argument of `VIDEO... WORDS` that is really missing.
 
         Click fills the last argument first: given a video alone, it would say that the video is
-        missing. An empty path is refused, as it would mean the present folder.
+        missing. An empty path is refused, as it would mean the present folder. A file whose name
+        begins with a dash is told from an option.
         """
         if "" in args:
             words = self.make_parser(ctx).parse_args(list(args))[0]
@@ -59,6 +60,10 @@ class GroupedCommand(TyperCommand):
         try:
             return super().parse_args(ctx, list(args))
         except Exception as error:
+            if type(error).__name__ == "NoSuchOption":
+                files = [word for word in args if word.startswith("-") and Path(word).exists()]
+                if files:
+                    raise BadParameter(f"{files[0]} is a file: call it ./{files[0]}", ctx) from None
             missing = getattr(error, "param", None)
             arguments = [p for p in self.params if p.param_type_name == "argument"]
             if type(error).__name__ == "MissingParameter" and arguments[:1] == [missing]:
@@ -72,13 +77,18 @@ class GroupedCommand(TyperCommand):
 TYPE_NAMES = {"int range": "whole number", "float range": "number"}
 
 
-def name_types(command: Any) -> None:
-    """Give the types of all options of a command, and of those in it, the names that people use."""
+def adapt_types(command: Any) -> None:
+    """Give the types of all options of a command, and of those in it, the names that people use.
+
+    Paths are not tried: a file that may not be read is a failure, and no wrong argument.
+    """
     for param in command.params:
         if param.type.name in TYPE_NAMES:
             param.type.name = TYPE_NAMES[param.type.name]
+        if hasattr(param.type, "readable"):
+            param.type.readable = False
     for each in getattr(command, "commands", {}).values():
-        name_types(each)
+        adapt_types(each)
 
 
 # Settings of a command with groups of options, which shows its help where nothing is given.

@@ -133,7 +133,7 @@ def _answer(
     else:
         print_answer(stream, tokens, probs=output.probs)
         print_remarks(video_chat, generation["max_tokens"])
-        if output.probs and (out.no_color or not out.is_terminal):
+        if output.probs and (out.no_color or not out.color_system):
             err.print(alternatives_table(tokens))
     if output.timings or is_verbose():
         err.print(timings_table(video_chat.timings))

@@ -1,4 +1,7 @@
-"""Progress bars and spinners of rich that Ctrl-C does not leave half drawn, or half taken away."""
+"""Progress bars and spinners of rich that Ctrl-C does not leave half drawn, or half taken away.
+
+A dumb terminal, in which nothing can be taken away, gets none.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,8 @@ class Bars(Progress):
 
     def start(self) -> None:
         """Begin to draw."""
+        if self.console.is_dumb_terminal:
+            return
         try:
             with _undisturbed():
                 super().start()
@@ -51,6 +56,8 @@ class Bars(Progress):
 
     def stop(self) -> None:
         """Take the bars away."""
+        if self.console.is_dumb_terminal:
+            return
         with _undisturbed():
             super().stop()
 
@@ -60,6 +67,8 @@ class Spinner(Status):
 
     def start(self) -> None:
         """Begin to draw."""
+        if self.console.is_dumb_terminal:
+            return
         try:
             with _undisturbed():
                 super().start()

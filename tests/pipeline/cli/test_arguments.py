@@ -79,6 +79,26 @@ def test_an_empty_question_is_not_called_an_empty_path(reellama: Run, square_vid
     assert "the question is empty" in result.err
 
 
+def test_a_file_whose_name_begins_with_a_dash_is_told_how_to_be_called(
+    reellama: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-x.mp4").touch()
+    result = reellama("describe", "-x.mp4")
+    assert result.status == 2
+    assert "-x.mp4 is a file: call it ./-x.mp4" in result.err
+    assert "No such option: -y" in reellama("describe", "-y.mp4").err
+
+
+def test_a_file_that_may_not_be_read_is_no_wrong_argument(
+    reellama: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as click asks, of the user's own rights
+    (tmp_path / "closed.mp4").touch()
+    for command in (("describe",), ("timeline",), ("watch",), ("inspect",)):
+        assert reellama(*command, tmp_path / "closed.mp4").status == 1
+
+
 def test_the_help_of_no_command_shows_the_names_of_types(reellama: Run) -> None:
     for command in ("train", "serve", "search", "eval", "demo-video", "gguf convert", "timeline"):
         shown = reellama(*command.split(), "--help").out

@@ -62,6 +62,13 @@ def test_ctrl_c_at_any_write_comes_through_and_leaves_a_console_that_prints(
     assert text.rfind(SHOW_CURSOR) >= text.rfind(HIDE_CURSOR)
 
 
+@pytest.mark.parametrize("draw", [bars, spinner])
+def test_a_dumb_terminal_gets_neither_bars_nor_empty_lines(draw: Callable[[Console], None]) -> None:
+    screen = io.StringIO()
+    draw(Console(file=screen, force_terminal=True, legacy_windows=False, _environ={"TERM": "dumb"}))
+    assert screen.getvalue() == ""
+
+
 def test_no_module_uses_richs_own_progress_bars() -> None:
     """Rich's own `Progress`, `track` and `status` may be interrupted half drawn."""
     unguarded = []

@@ -52,9 +52,10 @@ def _table(models: list[ListedModel]) -> Table:
 
     names = ("name", "from", "type", "size", "architecture", "parameters", "vision")
     table = Table(*names, box=None, pad_edge=False)
-    table.columns[0].overflow = "fold"
-    for column in (3, 5):
-        table.columns[column].justify = "right"
+    for column in table.columns:
+        column.overflow = "fold"  # in a narrow terminal nothing is cut
+    for number in (3, 5):
+        table.columns[number].justify = "right"
     for entry in models:
         damaged = Text("damaged", "red") if entry.problem else Text("")
         table.add_row(
