@@ -31,6 +31,7 @@ MAX_LISTS = 50_000
 MAX_FIELDS = 100_000
 MAX_OBJECTS = 10_000
 MAX_SHOWN_CHARACTERS = 100  # of a field's path in an error
+MAX_MESSAGE_CHARACTERS = 400  # of what pydantic says of a field: it repeats a wrong tag
 MAX_BYTES = 16 << 20  # without the long strings that `LargeBody` cuts out
 # The beginning of an object, and the end of a field's name. Neither matches inside of a string,
 # where quotation marks are escaped.
@@ -158,9 +159,16 @@ def invalid_body(error: ValidationError, body: Any = None) -> InvalidBody:
     paths = [_field_path(detail["loc"], body, detail["type"] == "missing") for detail in details]
     # A value that may be of several types has an error for each: that of the closest type is shown.
     deepest = max(range(len(details)), key=lambda i: (len(paths[i]), -i))
-    message = str(details[deepest]["msg"]).removeprefix("Value error, ")
+    message = _shortened(str(details[deepest]["msg"]).removeprefix("Value error, "))
     field = ".".join(map(str, paths[deepest]))
     return InvalidBody(f"{field}: {message}" if field else message, field or None)
+
+
+def _shortened(message: str) -> str:
+    """A message that may repeat a long value of the body, without the middle of that."""
+    half = MAX_MESSAGE_CHARACTERS // 2
+    long = len(message) > MAX_MESSAGE_CHARACTERS
+    return f"{message[:half]} ... {message[-half:]}" if long else message
 
 
 def invalid_parameter_message(error: RequestValidationError) -> str:
