@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from reellama.gguf_tools.atomic_write import stamp
-from reellama.pipeline.llm.batching.batcher import Batcher
+from reellama.pipeline.llm.batching.batcher import Batcher, check_fits
 from reellama.pipeline.llm.batching.generation_job import Stopped
+from reellama.pipeline.llm.prompt_scorer import PromptScorer
 from reellama.pipeline.llm.text_embedding import TextEmbedder
+from reellama.pipeline.llm.token_scorer import Token
 from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.keep_alive import MAX_KEEP_ALIVE_SECONDS
 
@@ -39,10 +41,12 @@ class LoadedModel:
     users: int = 0
     last_used_at: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
+    scorer: PromptScorer | None = None
     _n_threads: int = 0  # in `in_use`
     _released: threading.Condition = field(default_factory=threading.Condition)
     _closed: bool = False
     _embedding: FairThreadPool = field(default_factory=lambda: FairThreadPool("embedding"))
+    _scoring: FairThreadPool = field(default_factory=lambda: FairThreadPool("scoring"))
 
     @property
     def n_ctx(self) -> int:
@@ -79,6 +83,32 @@ class LoadedModel:
 
         return await self._embedding.run(embed_in_thread)
 
+    async def score(self, ids: Sequence[int], n_probs: int) -> list[Token]:
+        """See `PromptScorer.score`. Clients take turns, a prompt each.
+
+        Raises ReellamaError for a prompt that does not fit the context.
+        """
+        check_fits(len(ids), self.n_ctx)
+        is_given_up = threading.Event()
+
+        def check() -> None:
+            if self._closed or is_given_up.is_set():
+                raise Stopped
+
+        def score_in_thread() -> list[Token]:
+            with self.in_use():
+                if self.scorer is None:
+                    batcher = self.batcher
+                    self.scorer = PromptScorer(
+                        batcher.model, batcher.tokenizer, self.n_ctx, batcher.lora
+                    )
+                return self.scorer.score(ids, n_probs, check)
+
+        try:
+            return await self._scoring.run(score_in_thread)
+        finally:
+            is_given_up.set()
+
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keep the model in memory while a thread uses it. Raises Stopped after `close`."""
@@ -98,10 +128,13 @@ class LoadedModel:
         with self._released:
             self._closed = True
         self._embedding.close()
+        self._scoring.close()
         if self.embedder is not None:
             self.embedder.close()  # a text that is being embedded ends with an error
         with self._released:
             self._released.wait_for(lambda: not self._n_threads)
         if self.embedder is not None:  # one that was created meanwhile
             self.embedder.close()
+        if self.scorer is not None:
+            self.scorer.close()
         self.batcher.close()

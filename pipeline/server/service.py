@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from reellama.pipeline.llm.batching.generation_job import GenerationStats
+from reellama.pipeline.llm.prompt_scorer import without_prefix
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.server.admission.admission_controller import AdmissionController
@@ -133,17 +134,25 @@ class Service:
         options: RequestOptions,
         media: Sequence[MediaItem] = (),
         suffix: str | None = None,
+        echo: bool = False,
     ) -> Generation:
         """Continue a prompt, a text or token ids, which the media precede. Raises like `chat`.
 
-        With a `suffix`, models that can infill write the text between prompt and suffix.
+        With a `suffix`, models that can infill write the text between prompt and suffix. With
+        `echo` the tokens of the prompt come first, scored as those of the answer; without media.
         """
         registered = await self._find(model)
 
         async def prepare(loaded: LoadedModel) -> PreparedPrompt:
-            return await self.prompt_preparer.prepare_completion(
+            prepared = await self.prompt_preparer.prepare_completion(
                 loaded, registered, prompt, options, media, suffix
             )
+            if not echo:
+                return prepared
+            ids = [key for key in prepared.prompt.keys if isinstance(key, int)]
+            tokens = await loaded.score(ids, prepared.generation_options.n_probs)
+            is_text = isinstance(prompt, str)
+            return replace(prepared, echo=without_prefix(tokens, prompt) if is_text else tokens)
 
         return await self._generate(registered, prepare, options)
 

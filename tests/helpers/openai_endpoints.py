@@ -69,7 +69,9 @@ OPENAI_ENDPOINTS = [
             **OPENAI_ANSWER_FIELDS,
             "prompt": f"{OPENAI_TESTS}several_prompts_are_completed",
             "logprobs": f"{OPENAI_TESTS}a_completion_goes_on_from_its_prompt",
-            "echo": f"{OPENAI_TESTS}a_completion_goes_on_from_its_prompt",
+            "echo": (
+                f"{OPENAI_TESTS}an_echoed_prompt_has_log_probabilities_but_for_its_first_token"
+            ),
             "suffix": f"{OLLAMA_TESTS}text_between_two_others_is_written_where_the_model_can",
             "best_of": f"{REFUSED}all answers are given; above 1",
         },

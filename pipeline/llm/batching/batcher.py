@@ -78,6 +78,7 @@ class Batcher:
             if lora:
                 self._ctx.set_adapters(lora)
             self._opened = opened.pop_all()
+        self.lora = lora
         self.n_ctx = self._ctx.n_ctx
         self.n_embd = self._ctx.n_embd
         self.tokenizer = Tokenizer(self.model)
@@ -125,8 +126,7 @@ class Batcher:
         after `close`.
         """
         job.limit = min(job.limit, self.n_ctx)
-        if len(job.prompt.keys) >= job.limit:
-            raise _too_long(str(len(job.prompt.keys)), job.limit)
+        check_fits(len(job.prompt.keys), job.limit)
         if self._closed:
             raise Stopped
         sampler = Sampler(job.options.sampling, self.model, self.n_ctx)
@@ -341,6 +341,12 @@ class Batcher:
         updates, self._pending_updates = self._pending_updates, []
         for job, update in updates:
             deliver(job, update)
+
+
+def check_fits(n_prompt: int, limit: int) -> None:
+    """Raise ReellamaError for a prompt that leaves no position of `limit` for an answer."""
+    if n_prompt >= limit:
+        raise _too_long(str(n_prompt), limit)
 
 
 def _too_long(n_prompt: str, limit: int) -> ReellamaError:

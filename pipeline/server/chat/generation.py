@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,8 @@ class PreparedPrompt:
     """A prompt, and how its answer is generated; `visible_special_tokens` as in `GenerationJob`.
 
     answer: the answer, if it needs no model. own_stop: stop texts of the server, which are not
-    reported to the client. footage_caveat: a caveat about answers on these videos, or "".
+    reported to the client. footage_caveat: a caveat about answers on these videos, or "". echo:
+    tokens of the prompt that come before those of the answer.
     """
 
     prompt: TokenizedPrompt
@@ -33,6 +35,7 @@ class PreparedPrompt:
     answer: str | None = None
     own_stop: tuple[str, ...] = ()
     footage_caveat: str = ""
+    echo: Sequence[Token] = ()
 
 
 # All generations of the request that is being answered: the middleware closes them at its end.
@@ -62,6 +65,7 @@ class Generation:
         self._job: GenerationJob | None = None
         self._prepared: PreparedPrompt | None = None
         self._updates: asyncio.Queue[JobUpdate] = asyncio.Queue()
+        self._echo: deque[Token] = deque()
         self._ids: list[int] = []  # of the tokens so far
         self._done = False
 
@@ -86,6 +90,7 @@ class Generation:
     ) -> None:
         """Submit the prompt to the model. Raises ReellamaError if it does not fit."""
         self._prepared = prepared
+        self._echo.extend(prepared.echo)
         if prepared.answer is not None:
             self._put_answer(prepared, prepared.answer, loaded.batcher.tokenizer)
             return
@@ -132,6 +137,8 @@ class Generation:
         return self
 
     async def __anext__(self) -> Token:
+        if self._echo and not self._done:
+            return self._echo.popleft()
         update = None if self._done else await self._updates.get()
         if isinstance(update, Token):
             self._ids.append(update.id)

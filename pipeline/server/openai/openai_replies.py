@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 import uuid
 from collections.abc import Sequence
@@ -120,17 +121,26 @@ def chat_logprobs(tokens: Sequence[Token], n: int) -> dict[str, Any]:
 
 
 def completion_logprobs(tokens: Sequence[Token], n: int, offset: int) -> dict[str, Any]:
-    """Log-probabilities of a completion; `offset`: characters before the first token."""
+    """Log-probabilities of a completion; `offset`: characters before the first token.
+
+    They are null for the first token of an echoed prompt, which follows nothing.
+    """
     offsets = []
     for token in tokens:
         offsets.append(offset)
         offset += len(token.text)
-    entries = [token_logprobs(token, n) for token in tokens]
+    entries = [
+        token_logprobs(token, n) | ({"logprob": None} if math.isnan(token.p) else {})
+        for token in tokens
+    ]
     return {
         "tokens": [entry["token"] for entry in entries],
         "token_logprobs": [entry["logprob"] for entry in entries],
         "top_logprobs": [
-            {top["token"]: top["logprob"] for top in entry["top_logprobs"]} for entry in entries
+            None
+            if entry["logprob"] is None
+            else {top["token"]: top["logprob"] for top in entry["top_logprobs"]}
+            for entry in entries
         ],
         "text_offset": offsets,
     }

@@ -144,12 +144,13 @@ async def complete(
 ) -> Response | dict[str, Any]:
     """Continue a text, or each of several."""
     service: Service = request.app.state.service
-    echoed = [prompt if body.echo else "" for prompt in body.prompts for _ in body.choices()]
-    offsets = [len(str(text)) for text in echoed]  # characters of each choice so far
+    echoed = [_echoed_text(body, prompt) for prompt in body.prompts for _ in body.choices()]
+    offsets = [len(text) for text in echoed]  # characters of each choice so far
 
     async def answer(prompt: str | list[int], options: RequestOptions) -> ChatAnswer:
-        generation = await service.complete(body.model, prompt, options, suffix=body.suffix or None)
-        return ChatAnswer(generation)
+        echo = bool(body.echo and not _echoed_text(body, prompt))
+        suffix = body.suffix or None
+        return ChatAnswer(await service.complete(body.model, prompt, options, (), suffix, echo))
 
     async def ask() -> Choices:
         choices = body.choices()
@@ -172,6 +173,12 @@ async def complete(
         openings = [{"text": text, "logprobs": None} if text else None for text in echoed]
         return await _stream(request, body, reply, ask(), chunk, openings)
     return await _whole(request, reply, ask(), whole)
+
+
+def _echoed_text(body: CompletionRequest, prompt: str | list[int]) -> str:
+    """The prompt, where an answer repeats it as it is, without its tokens."""
+    as_text = body.echo and body.logprobs is None and isinstance(prompt, str)
+    return prompt if as_text else ""
 
 
 @router.post("/embeddings")

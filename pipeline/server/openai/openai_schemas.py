@@ -121,6 +121,10 @@ def _check_max_tokens(n: int) -> int:
 MaxTokens = Annotated[int, AfterValidator(_check_max_tokens)]
 
 
+# A prompt that is echoed needs no answer: 0 tokens.
+CompletionMaxTokens = Annotated[int, AfterValidator(lambda n: n and _check_max_tokens(n))]
+
+
 class OpenAIGenerationRequest(BaseModel):
     """The common fields of chat completions and completions.
 
@@ -255,6 +259,7 @@ class CompletionRequest(OpenAIGenerationRequest):
     """POST /v1/completions: the prompt is read as it is, without a chat template."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: CompletionMaxTokens | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
@@ -274,8 +279,9 @@ class CompletionRequest(OpenAIGenerationRequest):
         n = (self.n or 1) * len(self.prompts) if self.prompt or self.prompt == "" else 0
         if not 1 <= n <= MAX_CHOICES:
             raise ValueError(f"prompt: 1 to {MAX_CHOICES} answers are written, not {n}")
-        if self.echo and not all(isinstance(prompt, str) for prompt in self.prompts):
-            raise ValueError("echo: token ids are not echoed; send the text")
+        is_text = all(isinstance(prompt, str) for prompt in self.prompts)
+        if self.echo and self.suffix and not (is_text and self.logprobs is None):
+            raise ValueError("suffix: with one, echo takes a prompt that is text, and no logprobs")
         return self
 
     def options(self) -> RequestOptions:
@@ -283,7 +289,7 @@ class CompletionRequest(OpenAIGenerationRequest):
         return RequestOptions(
             GenerationOptions(
                 sampling=self.token_sampling(),
-                max_tokens=self.max_tokens or COMPLETION_TOKENS,
+                max_tokens=COMPLETION_TOKENS if self.max_tokens is None else self.max_tokens,
                 stop=self.stop or (),
                 n_probs=0 if self.logprobs is None else max(1, self.logprobs),
             ),

@@ -16,6 +16,9 @@ from openai import OpenAI
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.bundle import Bundle
+from reellama.pipeline.llm.engine import Engine
+from reellama.pipeline.llm.prompt import TokenIds
+from reellama.pipeline.llm.token_probabilities import log_softmax
 from tests.helpers.live_server import data_url, serving
 
 pytestmark = pytest.mark.numeric
@@ -188,13 +191,43 @@ def test_a_completion_goes_on_from_its_prompt(client: OpenAI) -> None:
     plain = client.completions.create(**options)
     assert plain.choices[0].text.strip()
     assert plain.choices[0].finish_reason == "length"
-    echoed = client.completions.create(**options, echo=True, logprobs=2)
+    answer = client.completions.create(**options, logprobs=2).choices[0]
+    assert "".join(answer.logprobs.tokens) == answer.text == plain.choices[0].text
+    echoed = client.completions.create(**options, echo=True)
     assert echoed.choices[0].text == PROMPT + plain.choices[0].text
-    found = echoed.choices[0].logprobs
-    assert "".join(found.tokens) == plain.choices[0].text
-    assert found.text_offset[0] == len(PROMPT)
     streamed = client.completions.create(**options, stream=True, echo=True)
     assert "".join(piece.choices[0].text for piece in streamed) == echoed.choices[0].text
+
+
+def test_an_echoed_prompt_has_log_probabilities_but_for_its_first_token(client: OpenAI) -> None:
+    tokenizer = Tokenizer.from_path(find.smollm2())
+    prompt = PROMPT + " and 🦊 too" * 13  # more than is scored at a time; characters of many tokens
+    ids = tokenizer.encode(prompt)
+    options: dict[str, Any] = {"model": "mini", "max_tokens": 1, "echo": True, "logprobs": 2}
+    whole = client.completions.create(prompt=prompt, **options)
+    assert whole.usage.prompt_tokens == len(ids) > 64
+    found, text = whole.choices[0].logprobs, whole.choices[0].text
+    assert text.startswith(prompt) and len(found.tokens) == len(ids) + 1
+    assert found.token_logprobs[0] is None and found.top_logprobs[0] is None
+    assert all(each <= 0 for each in found.token_logprobs[1:])
+    assert all(1 <= len(each) <= 2 for each in found.top_logprobs[1:])
+    assert found.text_offset[-1] == len(prompt) and found.text_offset == sorted(found.text_offset)
+    with Engine(find.smollm2(), lora=Bundle.load("mini").lora) as engine:
+        expected = log_softmax(engine.logits_all([TokenIds(tuple(ids))]))
+    for i in range(1, len(ids)):
+        assert found.token_logprobs[i] == pytest.approx(expected[i - 1, ids[i]], abs=0.05)
+    pieces = [*client.completions.create(prompt=ids, stream=True, **options)]
+    assert "".join(piece.choices[0].text for piece in pieces) == text
+    streamed = [p.choices[0].logprobs for p in pieces if p.choices[0].logprobs]
+    offsets = [offset for each in streamed for offset in each.text_offset]
+    assert offsets == found.text_offset
+    none = client.completions.create(prompt=ids, **{**options, "max_tokens": 0})
+    assert none.choices[0].text == prompt and none.usage.completion_tokens == 0
+    assert client.completions.create(prompt=ids, **{**options, "logprobs": None}).choices[0].text
+    with pytest.raises(openai.BadRequestError, match="positions"):
+        client.completions.create(prompt=ids * 20, **options)
+    with pytest.raises(openai.BadRequestError, match="suffix"):
+        client.completions.create(prompt=prompt, suffix="x", **options)
 
 
 def test_several_answers_come_side_by_side(client: OpenAI) -> None:
