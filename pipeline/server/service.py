@@ -151,8 +151,9 @@ class Service:
                 return prepared
             ids = [key for key in prepared.prompt.keys if isinstance(key, int)]
             tokens = await loaded.score(ids, prepared.generation_options.n_probs)
-            is_text = isinstance(prompt, str)
-            return replace(prepared, echo=without_prefix(tokens, prompt) if is_text else tokens)
+            if isinstance(prompt, str):
+                tokens = without_prefix(tokens, prompt)
+            return replace(prepared, echo=tokens)
 
         return await self._generate(registered, prepare, options)
 

@@ -176,9 +176,9 @@ async def complete(
 
 
 def _echoed_text(body: CompletionRequest, prompt: str | list[int]) -> str:
-    """The prompt, where an answer repeats it as it is, without its tokens."""
-    as_text = body.echo and body.logprobs is None and isinstance(prompt, str)
-    return prompt if as_text else ""
+    """The prompt that an answer begins with; "" if it has none, or has the prompt's tokens."""
+    is_echoed = body.echo and body.logprobs is None
+    return prompt if is_echoed and isinstance(prompt, str) else ""
 
 
 @router.post("/embeddings")

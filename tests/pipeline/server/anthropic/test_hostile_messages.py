@@ -155,7 +155,7 @@ def check(client: httpx.Client, case: tuple[str, Any, tuple[Any, ...]], hostile:
     return reply.status_code
 
 
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(case=st.sampled_from(CASES), hostile=st.sampled_from(HOSTILE))
 def test_a_hostile_value_is_refused_in_words_or_answered(
     client: httpx.Client, case: tuple[str, Any, tuple[Any, ...]], hostile: str
