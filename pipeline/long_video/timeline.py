@@ -1,10 +1,10 @@
-"""A long video, scene by scene: when what is seen, and a summary.
+"""Describe a long video scene by scene, and summarize it.
 
     timeline = LongVideo("mini").timeline("lecture.mp4")
     timeline.scenes[3].start, timeline.scenes[3].text
 
-Every scene is watched with the bundle's whole budget of soft tokens. Descriptions are written side
-by side (continuous batching) while the next scenes are read.
+Each scene gets as many soft tokens as a whole short video. Descriptions are generated in a batch
+(continuous batching) while the next scenes are read.
 """
 
 from __future__ import annotations
@@ -48,69 +48,66 @@ from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
 
-# Scenes of one video at most: each takes a fraction of a second to a second on two cores.
+# The most scenes of a video: each takes up to a second on two cores.
 MAX_SCENES = 300
 MIN_SCENE_SECONDS = 1.0
 N_PARALLEL = 4
-# Cells of a scene's context beside its tokens and the answer: the question and the template.
+# Positions for the question and the template, beside a scene's soft tokens and the answer.
 QUESTION_CELLS = 128
-N_CTX = 512  # at least
-# Cells of a scene at most, unless more are asked for: frames in full may have any number.
+N_CTX = 512  # the least positions of a context
+# The most soft tokens of a scene, unless `pooling` asks for more: vision models may have any number.
 MAX_SCENE_CELLS = 1024
-MAX_TOKENS = 128  # of a description or an answer, unless more are asked for
+MAX_TOKENS = 128  # default limit of a description or an answer
 DEFAULT_READ_OPTIONS = VideoReadOptions()
-# Scenes that are looked at again for a question.
+# Scenes that are encoded for a question.
 SCENES_PER_QUESTION = 3
 
 
 @dataclass(frozen=True)
 class TimelineScene:
-    """What is seen from `start` to `end` seconds; `time` is the middle of it.
-
-    said: what subtitles say meanwhile.
-    """
+    """A scene of a timeline. Times are seconds."""
 
     start: float
     end: float
-    time: float
-    text: str
-    said: str = ""
+    time: float  # the middle of the scene
+    text: str  # the description
+    said: str = ""  # subtitles
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """A video in scenes. `skipped` says which parts could not be read, and why."""
+    """The described scenes of a video."""
 
     path: Path
-    duration: float
+    duration: float  # seconds
     scenes: tuple[TimelineScene, ...]
     summary: str
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # the parts that could not be read, with the reasons
 
     def to_json(self) -> dict[str, Any]:
-        """The object of `reellama timeline --format json`."""
+        """The object that `reellama timeline --format json` writes."""
         return {**asdict(self), "path": str(self.path)}
 
 
 @dataclass(frozen=True)
 class SceneAnswer:
-    """An answer about a long video: the scene that it comes from, and how well that fits."""
+    """An answer about a scene of a long video."""
 
     text: str
-    start: float
+    start: float  # of the scene, seconds
     end: float
-    score: float
+    score: float  # similarity of the scene to the question
 
 
 @dataclass(eq=False)
 class _PendingText:
-    """A text that the LLM is writing."""
+    """A text that the LLM is generating."""
 
     updates: queue.SimpleQueue[JobUpdate] = field(default_factory=queue.SimpleQueue)
     stats: GenerationStats = field(default_factory=GenerationStats)
 
     def text(self) -> str:
-        """The text, as soon as the LLM has written it: whole sentences, if a limit cut it off."""
+        """Wait for the text. If a limit cut it off, it ends with its last whole sentence."""
         pieces = []
         while (update := self.updates.get()) is not None:
             if isinstance(update, Exception):
@@ -122,25 +119,31 @@ class _PendingText:
 
 @dataclass(frozen=True)
 class _KnownText:
-    """A text that needs no LLM."""
+    """An answer that is known without the LLM."""
 
     answer: str
 
     def text(self) -> str:
-        """The text, which is there at once."""
+        """The text, as `_PendingText.text` but without waiting."""
         return self.answer
 
 
 class LongVideo(Closeable):
-    """Watches long videos with one bundle. Close it, or use it in a `with` block.
+    """Describes long videos with a bundle. Close it, or use it in a `with` block.
 
-    bundle, mmproj: as `open_bundle` takes them. llm: another GGUF whose embeddings have the
-    bundle's width. read_options, pooling: which frames are taken of a scene, and its tokens, for a
-    vision GGUF. max_tokens: of a description or an answer; a longer one ends with its last whole
-    sentence. cache: folder of what was seen of videos, or None. merged: folder of LLMs that have
-    the bundle's adapter merged in, where the right one is made if it is missing; None keeps the
-    adapter beside the LLM.
-    footage_caveat: what the bundle cannot tell of the scenes that it has seen, or "".
+    Args:
+        bundle, mmproj: as for `open_bundle`.
+        llm: another GGUF whose embeddings have the bundle's width.
+        read_options: the frames of a scene.
+        pooling: the soft tokens of a scene, for a vision GGUF.
+        max_tokens: of a description or an answer; a longer one ends with its last whole sentence.
+        cache: folder of cached frame embeddings; None disables the cache.
+        merged: folder of LLMs with the bundle's adapter merged in, which are made if missing. None
+            applies the adapter beside the LLM.
+
+    Attributes:
+        footage_caveat: what the bundle cannot tell of the scenes so far, or "".
+
     Raises ReellamaError for a bundle or an LLM that cannot be used.
     """
 
@@ -175,11 +178,11 @@ class LongVideo(Closeable):
         )
 
     def close(self) -> None:
-        """Give the memory of the LLM back."""
+        """Free the LLM."""
         self._batcher.close()
 
     def index(self, video: VideoInput, report: StepProgress | None = None) -> VideoIndex:
-        """See `video_index.index_video`: with hard cuts."""
+        """The index of a video with hard cuts; see `index_video`."""
 
         def progress(done: float, total: float) -> None:
             if report is not None:
@@ -196,10 +199,15 @@ class LongVideo(Closeable):
         subtitles: bool = True,
         report: StepProgress | None = None,
     ) -> Timeline:
-        """Cut a video into at most `max_scenes` scenes and describe each; see `VideoIndex.scenes`.
+        """Cut a video into scenes (see `VideoIndex.scenes`) and describe each.
 
-        subtitles: whether scenes have the lines of subtitles in the file or beside it.
-        Raises VideoError.
+        Args:
+            max_scenes: the most scenes.
+            min_seconds: the least seconds of a scene.
+            subtitles: whether scenes include the subtitles in the file or beside it.
+            report: called with the stage, the steps done, and their total.
+
+        Raises VideoError for a video that cannot be read.
         """
         described: list[tuple[float, float, _PendingText]] = []
         skipped: list[str] = []
@@ -227,10 +235,11 @@ class LongVideo(Closeable):
     def ask(
         self, video: VideoInput, question: str, *, report: StepProgress | None = None
     ) -> list[SceneAnswer]:
-        """Find the scenes that a question is about, look at these again, and answer from each.
+        """Find the scenes that fit a question best, and answer the question about each.
 
-        The best comes first. What is known without looking at scenes is one answer about all of the
-        video; see `plan_answer`. Raises VideoError, and ReellamaError where the tower cannot read.
+        Returns the answers, best scene first, or one answer about the whole video if it is known
+        without the model (see `plan_answer`). Raises VideoError for a video that cannot be read,
+        and ReellamaError for a bundle whose tower has no text side.
         """
         if not question.strip():
             raise ReellamaError("the question is empty")
@@ -254,7 +263,7 @@ class LongVideo(Closeable):
         return scene_answers
 
     def _answer(self, scene: Video, question: str) -> _PendingText | _KnownText:
-        """What the model writes to a question about one scene, or what is known without it."""
+        """The model's answer about a scene, or one that is known without the model."""
         plan = plan_answer(question, [scene], self.bundle)
         if plan.answer is not None:
             return _KnownText(plan.answer)
@@ -296,7 +305,7 @@ class LongVideo(Closeable):
 
 
 def summarize_scenes(scenes: Sequence[TimelineScene], n_texts: int = 3) -> str:
-    """What most of the time shows, in the scenes' own words: nothing is made up.
+    """The descriptions that cover most of the time, in order, without a model.
 
     >>> dog, cat = TimelineScene(0, 4, 2, "A dog runs."), TimelineScene(4, 6, 5, "A cat.")
     >>> summarize_scenes([dog, cat])
@@ -310,18 +319,21 @@ def summarize_scenes(scenes: Sequence[TimelineScene], n_texts: int = 3) -> str:
 
 
 def _said(lines: Sequence[Subtitle], start: float, end: float) -> str:
-    """The lines that begin in a scene."""
+    """The subtitles that begin in a scene, as one text."""
     return " ".join(line.text for line in lines if start <= line.start < end)
 
 
 def _scene_scores(
-    index: VideoIndex, borders: Sequence[tuple[float, float]], wanted: np.ndarray
+    index: VideoIndex, borders: Sequence[tuple[float, float]], query: np.ndarray
 ) -> list[float]:
-    """How well each scene's best moment fits; a scene between two moments has the one before."""
-    fits = index.embeddings @ wanted
+    """The similarity of each scene's best frame to a query embedding `[d]`.
+
+    A scene without a sampled frame gets the similarity of the frame before it.
+    """
+    similarities = index.embeddings @ query  # [n]
     scores = []
     for start, end in borders:
         inside = (index.times >= start) & (index.times < end)
         before = max(0, int(np.searchsorted(index.times, start, "right")) - 1)
-        scores.append(float(fits[inside].max() if inside.any() else fits[before]))
+        scores.append(float(similarities[inside].max() if inside.any() else similarities[before]))
     return scores

@@ -1,4 +1,4 @@
-"""A timeline as text, JSON, subtitles (SRT, WebVTT), or Markdown with pictures."""
+"""Write a timeline as text, JSON, subtitles (SRT, WebVTT), or Markdown with thumbnails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def to_text(timeline: Timeline) -> str:
-    """A line a scene, after the summary."""
+    """The summary, then one line for each scene."""
     lines = [timeline.summary, ""]
     for scene in timeline.scenes:
         said = f' "{scene.said}"' if scene.said else ""
@@ -25,7 +25,7 @@ def to_text(timeline: Timeline) -> str:
 
 
 def to_json(timeline: Timeline) -> str:
-    """One object: path, duration, summary, scenes and skipped."""
+    """A JSON object of path, duration, summary, scenes and skipped."""
     return json.dumps(timeline.to_json(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -48,7 +48,7 @@ def to_vtt(timeline: Timeline) -> str:
 
 
 def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
-    """A table of scenes; `pictures` are the addresses of one picture for each."""
+    """A table of the scenes; `pictures` are the URLs of a thumbnail for each."""
     title = _plain(timeline.path.name)
     rows = [f"# {title}", "", _plain(timeline.summary), ""]
     rows += ["| time | picture | what is seen |", "| --- | --- | --- |"]
@@ -63,7 +63,10 @@ def to_markdown(timeline: Timeline, pictures: list[str] | None = None) -> str:
 def write_thumbnails(
     timeline: Timeline, video: VideoInput, folder: Path, side: int = 160
 ) -> list[Path]:
-    """A JPEG of each scene's moment, in `folder`, which is made; returns their paths."""
+    """Write a JPEG for each scene into `folder`, which is made; returns their paths.
+
+    side: pixels on the longest side.
+    """
     from PIL import Image
 
     from reellama.pipeline.video.clip import opened, read_frames
@@ -100,9 +103,9 @@ def _stamp(seconds: float, point: str) -> str:
 
 
 def _cue(text: str) -> str:
-    """A subtitle's text: no empty line, which would end it, and no arrow, which begins a time.
+    """The text of a subtitle, without empty lines, which end a cue, and without "-->" of its times.
 
-    A mark that nobody sees says that it is no speech.
+    An invisible mark at its end states that the text is no speech.
     """
     return (" ".join(text.split()).replace("-->", "->") or "...") + WRITTEN_BY_US
 
@@ -112,5 +115,5 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that means nothing to Markdown."""
+    """Escape a text for Markdown."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#!" else c for c in " ".join(text.split()))

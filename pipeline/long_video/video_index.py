@@ -1,11 +1,11 @@
-"""An index of a video's frames: made once, kept, and searched with words.
+"""An index of a video's frames, which is cached, and searched with words.
 
     index = index_video("holiday.mp4", Bundle.load("mini"))
     search([index], "a dog", Bundle.load("mini"))[0].time
 
-One pass samples frames (keyframes, where the video is long) and keeps the time, the colours and the
-CLIP embedding of each. Words are matched with these alone; for scenes a second pass finds hard cuts
-frame by frame, and they are kept too.
+One pass samples frames (keyframes of a long video) and stores the time, the colours and the CLIP
+embedding of each, which is all that a search needs. For scenes a second pass finds hard cuts frame
+by frame, which are stored too.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.video_file import VideoFile
 
 CACHE_FOLDER = FRAME_EMBEDDINGS
-INDEX_FORMAT = "moments 3"  # part of every key: a change makes old files unknown
-# A video this short is sampled every half second; every frame of it is decoded for that.
+INDEX_FORMAT = "moments 3"  # part of all keys, so that a change invalidates old files
+# Up to this duration, videos are sampled at this step, for which all frames are decoded.
 SHORT_VIDEO_SECONDS, SHORT_VIDEO_STEP = 120.0, 0.5
-# In a longer one keyframes do, at most one in `MIN_STEP` and at least one in `MAX_STEP` seconds.
+# Of longer videos keyframes are sampled, with these least and most seconds between two samples.
 MIN_STEP, MAX_STEP = 1.0, 20.0
-INDEX_SIDE = 256  # pixels on the longest side: a little more than towers take
+INDEX_SIDE = 256  # pixels on the longest side: a little more than towers use
 COLOUR_SIDE = 64
-BATCH = 32  # frames a call of the tower
-# A scene is no longer: a lecture, or a camera that stands still, may have no cut for hours.
+BATCH = 32  # frames per call of the tower
+# The longest scene: a lecture, or a camera that stands still, may have no cut for hours.
 MAX_SCENE_SECONDS = 60.0
-N_ORDINARY_WORDS = 300  # commonest concepts that are ordinary words
+N_ORDINARY_WORDS = 300  # most frequent concepts that serve as ordinary words
 COMMON_THINGS = (
     *("man", "woman", "child", "dog", "cat", "bird", "fish", "horse", "car", "bus", "boat"),
     *("plane", "house", "tree", "flower", "street", "field", "beach", "mountain", "sky", "room"),
     *("table", "chair", "book", "cup", "plate", "ball", "star", "square", "circle", "triangle"),
 )
-# A moment fits words that fit it better than this share of ordinary words does.
+# A frame matches words that fit it better than this share of ordinary words.
 MIN_FIT_SHARE = 0.95
-# A moment this close to a better one is the same match.
+# Frames closer than this to a better match are left out.
 SAME_MATCH_SECONDS = 4.0
 
 
@@ -61,10 +61,13 @@ SAME_MATCH_SECONDS = 4.0
 class VideoIndex:
     """The sampled frames of a video.
 
-    times: seconds, float64 [n]; colours: float32 [n, 51] as `color_quantiles` has them;
-    embeddings: float32 [n, d], of length 1, or [n, 0] where the tower has no text side.
-    cuts: None where they were not searched for: then scenes begin at sampled frames.
-    is_footage: whether it is real footage, by a bundle that tells that from drawn clips.
+    Attributes:
+        duration: seconds.
+        times: seconds of the frames, float64 `[n]`.
+        colours: `color_quantiles` of the frames, float32 `[n, 51]`.
+        embeddings: unit vectors, float32 `[n, d]`, or `[n, 0]` if the tower has no text side.
+        cuts: None if hard cuts were not searched for; scenes then begin at sampled frames.
+        is_footage: whether the video is real footage, by a bundle that detects that.
     """
 
     path: Path
@@ -76,21 +79,25 @@ class VideoIndex:
     is_footage: bool = False
 
     def scenes(self, max_scenes: int, min_seconds: float) -> list[tuple[float, float]]:
-        """Start and end of at most `max_scenes` scenes, each `min_seconds` or longer; all of them
-        together are the video. The strongest cuts are kept. Scenes longer than
-        `MAX_SCENE_SECONDS` are then cut in equal pieces, those with the longest pieces first."""
+        """Divide the video into at most `max_scenes` scenes of at least `min_seconds`.
+
+        The strongest cuts are used. Scenes longer than MAX_SCENE_SECONDS are then cut into equal
+        pieces, as long as `max_scenes` allows. Returns start and end of the scenes, in seconds.
+        """
         borders = [0.0, max(self.duration, 1e-3)]
-        for at in self._borders():
+        for candidate in self._borders():
             if len(borders) > max_scenes:
                 break
-            if min(abs(at - border) for border in borders) >= min_seconds:
-                borders.append(at)
+            if min(abs(candidate - border) for border in borders) >= min_seconds:
+                borders.append(candidate)
         borders.sort()
         return _in_pieces(list(pairwise(borders)), max_scenes, min_seconds)
 
     def _borders(self) -> Iterator[float]:
-        """Seconds at which scenes may begin: hard cuts, then changes of colour from sample to
-        sample, each with the strongest first."""
+        """Seconds at which scenes may begin: hard cuts, then changes of colour between samples.
+
+        Both are sorted by strength, strongest first.
+        """
         cuts = self.cuts or HardCuts()
         yield from cuts.times[np.argsort(-cuts.strengths, kind="stable")].tolist()
         change = np.abs(np.diff(self.colours, axis=0)).mean(axis=1)
@@ -99,8 +106,8 @@ class VideoIndex:
             if change[i] <= CUT_THRESHOLD:
                 return
             if np.any((cuts.times > start) & (cuts.times <= end)):
-                continue  # it is this cut
-            # Without a cut it is a fade, if it lasts: a flash of light does not.
+                continue  # the change is this cut
+            # A change without a cut is a fade, if it lasts, or else a flash of light.
             if not cuts.covers(start, end) or self._colours_stay(i):
                 yield end
 
@@ -112,12 +119,11 @@ class VideoIndex:
 
 @dataclass(frozen=True)
 class SearchMatch:
-    """A moment that fits some words: its video, seconds, and the share, from 0 to 1, of ordinary
-    words that fit it less well."""
+    """A frame that matches a search."""
 
     path: Path
-    time: float
-    score: float
+    time: float  # seconds
+    score: float  # share of ordinary words, 0 to 1, that fit the frame less well
 
 
 def index_video(
@@ -128,11 +134,14 @@ def index_video(
     cache: Path | None = CACHE_FOLDER,
     progress: Progress | None = None,
 ) -> VideoIndex:
-    """Index a video, or read the index that is kept of it.
+    """Index a video, or read its cached index.
 
-    cuts: find hard cuts as well, which decodes more frames.
-    cache: the folder of indexes; None keeps nothing. progress: seconds indexed, of how many.
-    Raises VideoError for what is no video.
+    Args:
+        cuts: also find hard cuts, which decodes more frames.
+        cache: the folder of indexes; None disables the cache.
+        progress: called with the seconds indexed and their total.
+
+    Raises VideoError for a video that cannot be read.
     """
     report = progress or (lambda done, total: None)
     with opened(video) as source:
@@ -144,7 +153,7 @@ def index_video(
             hard_cuts = find_hard_cuts(source, index.times, index.colours, report)
             index = replace(index, cuts=hard_cuts)
     if cache_path is not None and index is not cached and not bundle.changed:
-        with suppress(OSError, ReellamaError):  # the answer is as good, only not kept
+        with suppress(OSError, ReellamaError):  # a cache that cannot be written is no error
             cache_path.parent.mkdir(parents=True, exist_ok=True)
             _write(cache_path, index)
     return index
@@ -153,41 +162,49 @@ def index_video(
 def search(
     videos: Sequence[VideoIndex], words: str, bundle: Bundle, n: int = 5, min_score: float = 0.0
 ) -> list[SearchMatch]:
-    """The `n` moments that fit `words` best, best first; neighbours count once.
+    """The `n` frames that fit `words` best, best first, at least SAME_MATCH_SECONDS apart.
 
-    The order is that of how well they fit, which says more than a score near its end, 1.
-    min_score: MIN_FIT_SHARE leaves out what fits no better than many words would.
-    Raises ReellamaError where the bundle's tower cannot read.
+    Frames are sorted by similarity, as scores close to 1 differ too little.
+
+    min_score: MIN_FIT_SHARE leaves out frames that fit many other words as well.
+
+    Raises ReellamaError for a bundle whose tower has no text side.
     """
     if not words.strip():
         raise ReellamaError("search for what? give a few words")
-    words_embedding, *ordinary = bundle.embed_texts([words, *ordinary_texts(bundle)])
-    matches: list[tuple[float, SearchMatch]] = []  # how well it fits, and the moment
+    query, *ordinary = bundle.embed_texts([words, *ordinary_texts(bundle)])
+    matches: list[tuple[float, SearchMatch]] = []  # with similarities
     for video in videos:
-        fits = video.embeddings @ words_embedding if video.embeddings.size else np.zeros(0)
-        scores = _shares(video.embeddings, fits, np.array(ordinary))
-        own: list[SearchMatch] = []
-        for i in np.argsort(-fits, kind="stable"):
+        similarities = video.embeddings @ query if video.embeddings.size else np.zeros(0)
+        scores = _shares(video.embeddings, similarities, np.array(ordinary))
+        in_video: list[SearchMatch] = []
+        for i in np.argsort(-similarities, kind="stable"):
             time = float(video.times[i])
-            is_near = any(abs(match.time - time) < SAME_MATCH_SECONDS for match in own)
-            if scores[i] >= min_score and not is_near and len(own) < n:
-                own.append(SearchMatch(video.path, time, float(scores[i])))
-                matches.append((float(fits[i]), own[-1]))
-    return [match for _, match in sorted(matches, key=lambda one: -one[0])[:n]]
+            is_near = any(abs(match.time - time) < SAME_MATCH_SECONDS for match in in_video)
+            if scores[i] >= min_score and not is_near and len(in_video) < n:
+                in_video.append(SearchMatch(video.path, time, float(scores[i])))
+                matches.append((float(similarities[i]), in_video[-1]))
+    return [match for _, match in sorted(matches, key=lambda pair: -pair[0])[:n]]
 
 
 def ordinary_texts(bundle: Bundle) -> list[str]:
-    """Texts of common things, which a search is compared with."""
+    """Texts of common things, with which the words of a search are compared."""
     words = bundle.vocabulary.words[:N_ORDINARY_WORDS] if bundle.config.concepts else COMMON_THINGS
     return [f"a {word}" for word in words]
 
 
-def _shares(embeddings: np.ndarray, fits: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
-    """The score of each moment: the share of the rows `ordinary [m, d]` that fit it less well than
-    the searched words do (`fits [n]`). Words that say nothing of it, with a fit of 0, score 0."""
-    if not fits.size:
-        return fits
-    return (embeddings @ ordinary.T < fits[:, None]).mean(axis=1) * (fits != 0)
+def _shares(embeddings: np.ndarray, similarities: np.ndarray, ordinary: np.ndarray) -> np.ndarray:
+    """The score of each frame: the share of ordinary words that fit it less well than the query.
+
+    Args:
+        embeddings: of the frames, `[n, d]`.
+        similarities: of the frames to the query, `[n]`; where they are 0, so are the scores.
+        ordinary: embeddings of ordinary words, `[m, d]`.
+    """
+    if not similarities.size:
+        return similarities
+    is_less = embeddings @ ordinary.T < similarities[:, None]  # [n, m]
+    return is_less.mean(axis=1) * (similarities != 0)
 
 
 def _in_pieces(
@@ -196,13 +213,13 @@ def _in_pieces(
     pieces = [1] * len(scenes)
     waiting = [(start - end, i) for i, (start, end) in enumerate(scenes)]
     heapify(waiting)  # the scene with the longest pieces first
-    left = max_scenes - len(scenes)
-    while left > 0 and waiting and -waiting[0][0] > MAX_SCENE_SECONDS:
+    remaining = max_scenes - len(scenes)
+    while remaining > 0 and waiting and -waiting[0][0] > MAX_SCENE_SECONDS:
         _, i = heappop(waiting)
         start, end = scenes[i]
         if (end - start) / (pieces[i] + 1) >= min_seconds:
             pieces[i] += 1
-            left -= 1
+            remaining -= 1
             heappush(waiting, ((start - end) / pieces[i], i))
     return [
         piece
@@ -244,7 +261,7 @@ def _build_index(source: FrameSource, path: Path, bundle: Bundle, progress: Prog
 
 
 def _is_footage(frames: Sequence[np.ndarray], bundle: Bundle) -> bool:
-    if bundle.config.concepts is None:  # it knows one kind of video, and no other
+    if bundle.config.concepts is None:  # trained on a single kind of video
         return False
     return bool(bundle.footage_caveat(bundle.features(frames)))
 
@@ -253,7 +270,7 @@ def _frames(source: FrameSource) -> Iterator[tuple[float, np.ndarray]]:
     last = -1.0
     for frame in source.frames_at(_index_times(source)):
         if frame.time > last:
-            with suppress(VideoError):  # damaged just here: the rest tells what there is
+            with suppress(VideoError):  # a damaged frame is left out
                 yield frame.time, frame.rgb(INDEX_SIDE)
                 last = frame.time
 
@@ -273,7 +290,7 @@ def _index_times(source: FrameSource) -> list[float]:
 
 
 def _key(path: Path, bundle: Bundle) -> str:
-    """What an index depends on, as a name for a file."""
+    """The name of a cache file: a hash of all that an index depends on."""
     key_fields = [INDEX_FORMAT, str(path.resolve()), *stamp(path), bundle.version]
     return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()
 
@@ -303,4 +320,4 @@ def _read(cache_path: Path, path: Path) -> VideoIndex | None:
                 bool(data["is_footage"]),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None  # not there, or damaged: it is written again
+        return None  # missing or damaged, and written again

@@ -1,9 +1,9 @@
-"""A folder whose videos each get a sidecar: `clip.mp4.json` and `clip.mp4.srt` beside `clip.mp4`.
+"""Watch a folder, and write `clip.mp4.json` and `clip.mp4.srt` beside each `clip.mp4`.
 
-Any number of workers share a folder, and any of them may be killed at any moment. A video is done
-when its JSON is there and names the file's size and date; both sidecars are written whole or not at
-all, the JSON last. Locks are the operating system's, which takes them from a process that dies.
-What failed is remembered in `.reellama`, with the reason, and tried again later and later.
+Any number of workers share a folder, and each may be killed at any moment. A video is done if its
+JSON exists and states the file's size and date; both sidecars are written atomically, the JSON
+last. Locks are the operating system's, which releases those of a process that dies. Failures are
+stored in `.reellama` with their reasons, and retried after increasing waits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from reellama.pipeline.video.file_signature import VIDEO_SUFFIXES
 from reellama.pipeline.video.subtitles import are_written_by_us
 
 STATE_FOLDER = ".reellama"  # the folder of locks, failures and half-written files
-LOCKS = 256  # two videos of the same number wait for each other, which is rare
+LOCKS = 256  # videos with the same lock, which is rare, wait for each other
 GUARD = "lock"  # held for a moment, while the lock of a video is taken or given back
 SETTLED_SECONDS = 2.0  # seconds without a change after which a file counts as copied
 FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 10.0, 3600.0  # seconds before another try
@@ -44,7 +44,7 @@ Describe = Callable[[Path], Timeline]
 
 @dataclass(frozen=True)
 class WatchFailure:
-    """What went wrong with a file of this size and date, how often, and when it is tried again."""
+    """A failure with a file of this size and date, which is retried at `next_try`."""
 
     error: str
     tries: int
@@ -55,7 +55,7 @@ class WatchFailure:
 
 @dataclass(frozen=True)
 class WatchedVideoState:
-    """A video and how far it is."""
+    """A video and its state."""
 
     path: Path
     state: State
@@ -63,7 +63,14 @@ class WatchedVideoState:
 
 
 class WatchedFolder:
-    """A watched folder. Raises ReellamaError where it is none."""
+    """A watched folder.
+
+    Args:
+        recursive: include subfolders.
+        settled: seconds without a change after which a file counts as copied.
+
+    Raises ReellamaError if `root` is no folder.
+    """
 
     def __init__(
         self, root: Path, *, recursive: bool = False, settled: float = SETTLED_SECONDS
@@ -75,7 +82,7 @@ class WatchedFolder:
         self.state_folder = root / STATE_FOLDER
 
     def videos(self) -> list[Path]:
-        """All videos, by name."""
+        """All videos, sorted by path."""
         paths = self.root.rglob("*") if self.recursive else self.root.iterdir()
         return sorted(
             path
@@ -86,11 +93,11 @@ class WatchedFolder:
         )
 
     def entries(self) -> list[WatchedVideoState]:
-        """All videos and how far they are."""
+        """All videos with their states."""
         return [entry for path in self.videos() if (entry := self._entry(path))]
 
     def waiting(self) -> Iterator[Path]:
-        """What could be done now, one after another, each looked at when it is its turn."""
+        """Yield the videos that can be processed now; the state is read just before each."""
         for path in self.videos():
             state = self.state(path)
             ready = state == "new"
@@ -100,7 +107,7 @@ class WatchedFolder:
                 yield path
 
     def state(self, path: Path) -> State:
-        """How far a video is; a lock that is held is found by `entries` only."""
+        """The state of a video, except for "working", which only `entries` detects."""
         stat = path.stat()
         if self._done(path, stat):
             return "done"
@@ -112,7 +119,7 @@ class WatchedFolder:
         return "given up" if failure.tries >= MAX_TRIES else "failed"
 
     def failure(self, path: Path) -> WatchFailure | None:
-        """What went wrong with a video; a file that was changed since has a clean record."""
+        """The last failure of a video; None if there is none, or if the file changed since."""
         try:
             failure = WatchFailure(**json.loads(self._record(path).read_text(encoding="utf-8")))
             stat = path.stat()
@@ -122,32 +129,30 @@ class WatchedFolder:
         return failure if is_of_this_file else None
 
     def process(self, path: Path, describe: Describe) -> bool:
-        """Write the sidecars of a video, unless another worker does or did; says whether it did.
+        """Write the sidecars of a video, unless another worker does or did.
 
-        What goes wrong is remembered; KeyboardInterrupt passes through.
+        Returns whether this call wrote them. Failures are stored; KeyboardInterrupt is raised.
         """
-        with self._claimed(path) as mine:
-            if not mine or self.state(path) in ("done", "copying"):
+        with self._claimed(path) as claimed:
+            if not claimed or self.state(path) in ("done", "copying"):
                 return False
             stat = path.stat()
             before = self.failure(path)
-            self._remember(
-                path, stat, DIED_MESSAGE, before
-            )  # in case this process does not live to say so
+            self._remember(path, stat, DIED_MESSAGE, before)  # in case this process is killed
             try:
                 self._write(path, stat, describe(path))
             except (ReellamaError, OSError, MemoryError) as error:
                 reason = str(error) or type(error).__name__
                 self._remember(path, stat, " ".join(reason.split()), before)
                 return False
-            except BaseException:  # Ctrl-C is nobody's failure
+            except BaseException:  # Ctrl-C is no failure of the video
                 self._forget(path, before)
                 raise
             self._forget(path, None)
             return True
 
     def forget(self, path: Path) -> None:
-        """Forget what went wrong with a video."""
+        """Remove the stored failure of a video."""
         self._forget(path, None)
 
     def _write(self, path: Path, stat: os.stat_result, timeline: Timeline) -> None:
@@ -157,12 +162,12 @@ class WatchedFolder:
         source = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
         data = {**timeline.to_json(), "path": path.name, "source": source}
         srt = sidecar(path, "srt")
-        if not srt.exists() or are_written_by_us(srt):  # what somebody else wrote stays
+        if not srt.exists() or are_written_by_us(srt):  # never overwrite subtitles by others
             self._put(srt, to_srt(timeline))
         self._put(sidecar(path, "json"), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
     def _put(self, target: Path, text: str) -> None:
-        """Write a file whole or not at all. The next try overwrites what a killed worker left."""
+        """Write a file atomically. The next try overwrites the partial file of a killed worker."""
         half = self.state_folder / f"half-{self._number(target, 1 << 62)}"
         # The name of a video may have bytes that are not UTF-8; JSON has their escapes.
         with half.open("w", encoding="utf-8", errors="backslashreplace") as file:
@@ -184,12 +189,15 @@ class WatchedFolder:
 
     @contextmanager
     def _claimed(self, path: Path) -> Iterator[bool]:
-        """Hold the lock of a video, if nobody else does. Its file exists only while it is held."""
+        """A context that holds the lock of a video; False if another worker holds it.
+
+        The lock's file exists only while the lock is held.
+        """
         self.state_folder.mkdir(exist_ok=True)
         file = self.state_folder / f"lock-{self._number(path, LOCKS)}"
         lock = FileLock(file)
-        # Files of locks come and go under this one alone, or another worker could lock a file that
-        # is just removed.
+        # Lock files are made and removed only under this guard, as otherwise a worker could lock a
+        # file that another is removing.
         guard = FileLock(self.state_folder / GUARD)
         try:
             with guard:
