@@ -1,6 +1,6 @@
-"""Who answers a question about videos: their files, a rule, or the model, and what that is asked.
+"""Decide how a question about videos is answered: from their files, by a rule, or by the model.
 
-The command line, the server and timelines ask here, so that all of them say the same of a video.
+The command line, the server and timelines share this module, so that their answers agree.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class AnswerPlan(NamedTuple):
 
     @property
     def footage(self) -> Video | None:
-        """The first video of real footage that the answer rests on: its caveat goes with it."""
+        """The first video of real footage that the answer is based on, whose caveat applies."""
         return next((v for v in self.videos if self.is_seen and v.footage_caveat), None)
 
     def part_of(self, description: str) -> str:
-        """What of an answer to the request is wanted: all before the first stop text."""
-        ends = [at for text in self.stop if (at := description.find(text)) >= 0]
+        """The part of a description before the first stop text."""
+        ends = [end for text in self.stop if (end := description.find(text)) >= 0]
         return description[: min(ends, default=None)]
 
 
@@ -105,10 +105,10 @@ def plan_answer(
 
 
 def _answer_from_clips(question: str, clips: Sequence[Clip], *, sees: bool) -> str | None:
-    """What files and subtitles say to `question`, or None where they do not.
+    """The answer from files and subtitles, or None if they have none.
 
-    sees: whether the model sees for itself, as a vision GGUF does. It is asked where "it" may be
-    what is shown, and where words may stand in a picture.
+    sees: whether the model reads text in pictures, as a vision GGUF does. Such a model is asked if
+    "it" may be what is shown, and if words may be written in a picture.
     """
     names_file = not sees or names_video(question)
     to_listen = asks_to_listen(question)

@@ -1,4 +1,4 @@
-"""What is known of a clip beside its frames, and how a cache keeps it."""
+"""The facts of a clip that a cache stores beside the features of its frames."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ FACTS = "facts"  # the array beside those of `EncodedFrames`: JSON
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What a cache keeps of a clip beside its frames' features.
+    """The facts of a clip that a cache stores.
 
-    duration, notes, facts: as `Clip` has them. footage_caveat: as `Video` has it.
-    subtitles: those in the file, in the part that was encoded; None where they must be read again.
+    Attributes:
+        duration, notes, facts: as in `Clip`.
+        footage_caveat: as in `Video`.
+        subtitles: those in the file, of the encoded part; None if they must be read again.
     """
 
     duration: float = 0.0
@@ -30,12 +32,12 @@ class ClipFacts:
     def to_array(self) -> np.ndarray:
         """These facts as JSON, in an array of bytes."""
         fields = asdict(self)
-        fields["remark"] = fields.pop("footage_caveat")  # the key that caches have
+        fields["remark"] = fields.pop("footage_caveat")  # the key in existing caches
         return np.frombuffer(json.dumps(fields).encode(), np.uint8)
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> ClipFacts:
-        """What `to_array` wrote. Raises KeyError, TypeError or ValueError for anything else."""
+        """Parse the array of `to_array`. Raises KeyError, TypeError or ValueError if invalid."""
         fields = json.loads(array.tobytes())
         facts = FileFacts(**fields["facts"]) if fields["facts"] else None
         notes = tuple(map(str, fields["notes"]))

@@ -1,7 +1,7 @@
-"""A conversation about videos: it turns questions into prompts and keeps the turns.
+"""A conversation about videos, which turns questions into prompts and stores the turns.
 
-The videos stand in the first user message and stay there. When the context is full, the oldest
-turns leave the prompt (they stay in `turns`), so that a long conversation still sees the video.
+The videos are in the first user message. When the context is full, the oldest turns are dropped
+from the prompt (not from `turns`), so that the videos always stay in the prompt.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ from reellama.pipeline.chat.question_text import videos_in_question
 from reellama.pipeline.llm.engine import ContextOverflow, Engine, Prompt, Text, Token
 from reellama.pipeline.video.clip import Clip
 
-# Without a turn all that follows the video is read again: make room for a while at once.
+# Share of the context that a prompt may take after turns were dropped. As all tokens after the
+# video must then be decoded again, several turns are dropped at once.
 ROOM_AFTER_DROPPING = 0.75
-# A long conversation loses turns until the context's positions, divided by this, are left for the
-# answer.
+# Turns are dropped until n_ctx / ANSWER_DIVISOR positions are left for the answer.
 ANSWER_DIVISOR = 4
 
 
-# Tokens as they come. Closing it stops the answer and keeps what there is of it.
+# The tokens of an answer. Closing the generator stops the answer; the turn keeps the tokens so far.
 TokenStream = Generator[Token, None, None]
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video in a conversation: its part of the prompt, and its frames.
+    """A video in a conversation.
 
-    footage_caveat: what the bundle cannot tell of it, said for people; "" for nothing.
+    Attributes:
+        parts: the video in a prompt.
+        clip: the frames.
+        footage_caveat: a remark for the user on what the bundle cannot tell of the video, or "".
     """
 
     path: Path
@@ -45,13 +48,13 @@ class Video:
 
     @property
     def n_soft_tokens(self) -> int:
-        """How many soft tokens it has."""
+        """The number of soft tokens."""
         return count_soft_tokens(self.parts)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer."""
+    """A question and its answer."""
 
     question: str
     answer: str
@@ -132,7 +135,7 @@ class Chat:
         self.videos.append(video)
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` needs to go on: the system prompt, the videos' paths and the turns."""
+        """The system prompt, the videos' paths and the turns, for `from_json`."""
         return {
             "system": self.system,
             "videos": [str(video.path.absolute()) for video in self.videos],
@@ -171,7 +174,7 @@ class Chat:
     def _around_question(
         self, question: str, turns: Sequence[Turn], request: str | None = None
     ) -> tuple[Prompt, Prompt]:
-        """The prompt in two: all before the words of `question`, and the rest."""
+        """The prompt before the words of `question`, and the prompt from these words on."""
         meant, question = videos_in_question(question, self.videos)
         messages = prompt_format.messages(
             self.system, [(turn.question, turn.answer) for turn in turns], request or question
@@ -235,9 +238,9 @@ class Chat:
             self.dropped += 1
             limit = int(n_ctx * ROOM_AFTER_DROPPING)
         if size >= n_ctx:
-            what = "the videos and the question" if self.videos else "the question"
+            parts = "the videos and the question" if self.videos else "the question"
             raise ReellamaError(
-                f"{what} take {size} positions and the context holds {n_ctx}: "
+                f"{parts} take {size} positions and the context holds {n_ctx}: "
                 f"ask less at once, or start with --n-ctx {2 * size}"
             )
         if self.dropped > before and self.on_drop:

@@ -1,6 +1,7 @@
-"""Questions that the file itself answers: how long, how large, how many frames a second, sound.
+"""Answer questions about a video's duration, size, frame rate and sound from its file.
 
-A model sees a few frames and would guess. A few plain English forms are known; all else goes to it.
+A model sees a few frames and would guess. A few plain English forms of questions are recognized;
+all others go to the model.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _duration(clip: Clip, _: FileFacts | None) -> str | None:
 
 
 def _size(clip: Clip, facts: FileFacts | None) -> str | None:
-    if facts is None:  # of pictures: what is left of it is smaller
+    if facts is None:  # pictures, whose frames were scaled down
         return None
     short, long = sorted((facts.width, facts.height))
     # The clip is upright, while the file may be stored on its side.
@@ -52,7 +53,8 @@ def _sound(_: Clip, facts: FileFacts | None) -> str | None:
     return "has sound, which is not listened to" if heard else "has no sound"
 
 
-# Question -> what a clip's file says to it, or None where it does not; pictures have no facts.
+# Pattern of a question -> function that answers it from a clip and its facts (None for pictures),
+# or returns None.
 _QUESTIONS: dict[str, Callable[[Clip, FileFacts | None], str | None]] = {
     rf"how long (?:is {_IT}|does {_IT} (?:last|take|run))": _duration,
     rf"how many (?:seconds|minutes) (?:is {_IT}|long is {_IT}|does {_IT} (?:last|have))": _duration,
@@ -70,7 +72,7 @@ _QUESTIONS: dict[str, Callable[[Clip, FileFacts | None], str | None]] = {
 
 
 def asks_of_file(question: str) -> bool:
-    """Whether a question is one that files answer."""
+    """Whether files can answer a question."""
     return _form(question) is not None
 
 
@@ -89,7 +91,7 @@ def _form(question: str) -> Callable[[Clip, FileFacts | None], str | None] | Non
 
 
 def answer_from_files(question: str, clips: Sequence[Clip]) -> str | None:
-    """What the files of `clips` say to `question`, or None where they do not."""
+    """The answer from the files of `clips`, or None if they do not answer `question`."""
     say = _form(question)
     if say is None or not clips:
         return None

@@ -1,8 +1,8 @@
-"""Questions about real footage that a bundle's soft tokens hold no answer to.
+"""Recognize questions about real footage that a bundle's soft tokens cannot answer.
 
-Soft tokens of footage say what is seen, and not how it moves. An LLM asked about that says "No." to
-one question and "Two." to the next, as the words of a question make likely. A few plain English
-forms of such questions are known; all else goes to the LLM.
+Soft tokens of footage represent what is seen, not how it moves. Asked about motion, an LLM answers
+by the words of the question alone. A few plain English forms of such questions are recognized; all
+others go to the LLM.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""In which language a question is, as far as its script and its commonest words tell.
+"""Detect the language of a question by its script and by frequent words of questions.
 
-A detector of languages needs more words than a question has; words that questions are made of tell
-better. Where nothing speaks for another language, a question counts as one that is understood.
+General language detectors need more words than a question has. A question counts as understood
+unless more words belong to another language.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = {
     "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian",
     "pt": "Portuguese", "nl": "Dutch", "pl": "Polish", "sv": "Swedish", "tr": "Turkish",
 }  # fmt: skip
-# Words of questions; what several languages share speaks for each of them.
+# Frequent words of questions; a word may belong to several languages.
 _WORDS = {
     "en": "what who where when which how why is are was were does do did the a an in on of and it"
     " there this that they he she his her their with from to for at you can me many much no as by"
@@ -39,18 +39,18 @@ _WORDS = {
     "sv": "vad vem var när vilken hur varför är det finns en ett i på och händer ser gör många",
     "tr": "ne kim nerede hangi neden var mi bu bir ve oluyor",
 }
-MIN_FOREIGN_WORDS = 2  # words that speak for another language: one may be a name
+MIN_FOREIGN_WORDS = 2  # words of another language that decide, as a single one may be a name
 WORDS = {code: frozenset(words.split()) for code, words in _WORDS.items()}
 _LETTERS = re.compile(r"[^\W\d_]+")
 _QUOTED = re.compile(r"\"[^\"]*\"")
 
 
 def is_in(question: str, languages: Sequence[str]) -> bool:
-    """Whether a question may be in one of `languages`: nothing speaks more for another one."""
+    """Whether a question may be in one of `languages`, given as codes such as "en"."""
     words = _LETTERS.findall(_QUOTED.sub(" ", question).lower())
     letters = "".join(words)
     if letters and sum(_is_latin(letter) for letter in letters) < len(letters) / 2:
-        return not set(languages) <= NAMES.keys()  # none of those here has another script
+        return not set(languages) <= NAMES.keys()  # all languages of NAMES use the Latin script
     counts = {
         code: sum(word in common_words for word in words) for code, common_words in WORDS.items()
     }

@@ -1,7 +1,7 @@
-"""The text of a question: as rules compare it, and which of several videos it names.
+"""Normalize questions, and find which of several videos a question names.
 
-Soft tokens have no names, and a small model answers about the first: asked about "the second video"
-or "the last clip", it is given that video alone, and is asked about "the video".
+Soft tokens have no names, and a small model would answer about the first video. So for "the second
+video" or "the last clip" it gets that video alone, and the question is about "the video".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MEANT = re.compile(rf"\b({'|'.join(_POSITIONS)}) (?=(?:video|clip|film|movie)\b
 
 
 def normalized_question(question: str) -> str:
-    """A question in lower case, its words one space apart, without the marks at its ends.
+    """A question in lower case, with single spaces, and without punctuation at its ends.
 
     >>> normalized_question("How long  is it?")
     'how long is it'

@@ -1,4 +1,4 @@
-"""The note that a clip has several scenes: what is said of all together is true of none alone."""
+"""The note that a clip has several scenes, as a single description would mix them up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from reellama.pipeline.video.scene_detection import changes
 from reellama.pipeline.video.timestamps import format_time
 
-MAX_CHANGES = 4  # that are named
+MAX_CHANGES = 4  # whose times the note lists
 
 
 def scenes_note(times: np.ndarray, frames: Sequence[np.ndarray]) -> str:

@@ -1,7 +1,7 @@
-"""Questions about what is said that subtitles answer word for word, and subtitles as text.
+"""Answer questions about speech from subtitles, and format subtitles for a prompt.
 
-A model that sees a few frames hears nothing, and a small one overlooks the text beside them. A
-few plain English forms are known; all else goes to the model.
+A model sees a few frames and hears nothing, and a small model overlooks subtitles in its prompt. A
+few plain English forms of questions are recognized; all others go to the model.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _QUOTES = {0x201C: '"', 0x201D: '"', 0x2018: "'", 0x2019: "'"}
 
 
 def between(lines: Sequence[Subtitle], read_options: VideoReadOptions) -> tuple[Subtitle, ...]:
-    """The lines in the part of a video that is looked at."""
+    """The lines in the part of a video that `read_options` selects."""
     start = read_options.start or 0.0
     end = math.inf if read_options.end is None else read_options.end
     return tuple(line for line in lines if line.end > start and line.start < end)
 
 
 def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | None:
-    """What `lines` say to `question`, or None where it does not ask for them or there are none."""
+    """The answer from `lines`, or None if `question` does not ask for them or there are none."""
     match = _match(question)
     if match is None or not lines:
         return None
@@ -61,13 +61,13 @@ def answer_from_subtitles(question: str, lines: Sequence[Subtitle]) -> str | Non
 
 
 def asks_to_listen(question: str) -> bool:
-    """Whether only sound or subtitles can tell. A video itself may "say" something in pictures."""
+    """Whether only sound or subtitles have the answer; a video may "say" something in pictures."""
     match = _match(question)
     return match is not None and not re.search(r"\b(?:it|video|subtitles?)\b", match[0])
 
 
 def asks_of_subtitles(question: str) -> bool:
-    """Whether a question is one that subtitles answer, where a video has any."""
+    """Whether subtitles can answer a question, if the video has any."""
     return _match(question) is not None
 
 
@@ -78,7 +78,10 @@ def _match(question: str) -> re.Match[str] | None:
 
 
 def as_text(lines: Sequence[Subtitle], n_ctx: int) -> str:
-    """Subtitles as text for a prompt of `n_ctx` positions: all, or lines spread over the video."""
+    """Subtitles as text for a prompt.
+
+    If all lines are too long for a context of `n_ctx` positions, every second, fourth, ... is used.
+    """
     characters_left = int(n_ctx * CHARACTERS_PER_POSITION)
     texts = [f"[{format_time(line.start)}] {line.text}" for line in lines]
     while texts and sum(map(len, texts)) > characters_left:

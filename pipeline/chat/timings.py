@@ -1,4 +1,4 @@
-"""Where the time of one question goes, stage by stage."""
+"""The time that a question takes, by stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class Timings:
-    """Seconds of each stage. `first_token` is what a person waits, prefill included."""
+    """Seconds of each stage. `first_token` is the time to the first token, including prefill."""
 
     load: float = 0.0
     read: float = 0.0
@@ -39,11 +39,11 @@ class Timings:
 
     @property
     def tokens_per_second(self) -> float:
-        """Generated tokens a second, the prefill not counted; 0.0 when there were none."""
+        """Generated tokens a second, without prefill; 0.0 if none were generated."""
         return self.n_generated / self.generate if self.generate else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """All figures under plain names, with the process's peak memory in bytes."""
+        """All fields, the tokens a second, and the process's peak memory in bytes."""
         return {
             **vars(self),
             "tokens_per_second": self.tokens_per_second,

@@ -111,7 +111,7 @@ class VideoChat:
             raise
 
     def _load(self, merge: bool, lora: Sequence[Any] = (), **engine: Any) -> Engine:
-        """The LLM, with the bundle's adapter merged in where that is wanted, or beside it."""
+        """Load the LLM, with the bundle's adapter merged in if `merge`, else beside the LLM."""
         with self.timings.stage("load"):
             own = self.bundle.lora
             if merge and not self._is_merged:
@@ -133,7 +133,7 @@ class VideoChat:
 
     @property
     def engine(self) -> Engine:
-        """The LLM; waits until it is loaded. Raises ReellamaError where it cannot be."""
+        """The LLM; waits until it is loaded. Raises ReellamaError if it cannot be loaded."""
         return self._loading.result()
 
     @cached_property
@@ -148,8 +148,8 @@ class VideoChat:
         self.close()
 
     def close(self) -> None:
-        """Give the memory of the LLM back."""
-        with suppress(ReellamaError):  # it was never there
+        """Free the LLM."""
+        with suppress(ReellamaError):  # the LLM could not be loaded
             self.engine.close()
 
     @property
@@ -159,35 +159,36 @@ class VideoChat:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Codes of the languages in which it can be asked; () where nobody knows."""
+        """Codes of the languages that the bundle understands; () if unknown."""
         return self.bundle.languages
 
     @property
     def last(self) -> EngineStats:
-        """What the last answer took, and why it ended."""
+        """Token counts and times of the last answer, and why it ended."""
         return self.engine.last
 
     @property
     def n_past(self) -> int:
-        """Positions of the context that are taken."""
+        """Positions of the context in use."""
         return self.engine.n_past
 
     @property
     def has_adapter_beside(self) -> bool:
-        """Whether `merge_adapter` has anything to do."""
+        """Whether the adapter is applied beside the LLM, so that `merge_adapter` can merge it."""
         return self._merged is not None and bool(self.bundle.lora) and not self._is_merged
 
     def merge_adapter(self) -> bool:
         """Merge the bundle's adapter into its LLM for the next `VideoChat` that opens them.
 
-        Returns whether that is new. Raises ReellamaError where it cannot be written.
+        Returns False if there is nothing to merge, or if the LLM is too large. Raises ReellamaError
+        if the merged file cannot be written.
         """
         if self._merged is None or not self.has_adapter_beside:
             return False
         return make_merged(self._llm, self.bundle.lora, self._merged) is not None
 
     def save_prompt(self) -> None:
-        """Save what the LLM made of the videos for the next question; see `Engine.save_prompt`."""
+        """Save the KV cache of the videos for the next question; see `Engine.save_prompt`."""
         self.engine.save_prompt()
 
     def check_llm(self) -> None:
@@ -221,8 +222,7 @@ class VideoChat:
         pooling: PoolingOptions | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Look at all videos once more, read or pooled in another way. On an error nothing
-        changes."""
+        """Read all videos again, with other options. On an error nothing changes."""
         read_options, pooling = read_options or self.read_options, pooling or self.pooling
         self.bundle.check_pooling(pooling)
         paths = [video.path for video in self.videos]

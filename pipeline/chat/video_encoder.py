@@ -35,7 +35,7 @@ from reellama.pipeline.video.subtitles import Subtitle, sidecars
 
 
 class EncodedVideoFile(NamedTuple):
-    """A video's clip with its subtitles, what the bundle made of it, and the caveat of `Video`."""
+    """A video's clip with subtitles, its soft tokens, and the caveat of `Video`."""
 
     clip: Clip
     encoded: EncodedFrames
@@ -43,10 +43,12 @@ class EncodedVideoFile(NamedTuple):
 
 
 class VideoEncoder:
-    """Encodes videos with a bundle. cache: keeps what was encoded; None keeps nothing.
+    """Encodes videos with a bundle.
 
-    busy: whether frames are being read or encoded just now, which takes a core or two.
-    was_cached: whether the last video was in the cache, so that the LLM alone is waited for.
+    Attributes:
+        cache: cache of soft tokens; None disables it.
+        busy: whether frames are being read or encoded, which takes a core or two.
+        was_cached: whether the last video was in the cache.
     """
 
     def __init__(self, bundle: VideoBundle, cache: ArrayCache | None) -> None:
@@ -151,7 +153,7 @@ class VideoEncoder:
 
 
 def _stamps(path: Path) -> list[tuple[int, int]]:
-    """Sizes and dates of a file or a folder, to see whether it was written meanwhile."""
+    """Sizes and dates of a file or a folder's files, to detect changes while it is read."""
     return [stamp(file) for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
@@ -169,7 +171,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _subtitles(video: VideoInput, read_options: VideoReadOptions) -> tuple[Subtitle, ...]:
-    """What is said in the part of a video that is looked at, where that is wanted."""
+    """The subtitles of the part of a video that `read_options` selects, unless turned off."""
     if read_options.subtitles != "auto":
         return ()
     with opened(video) as source:
@@ -179,16 +181,16 @@ def _subtitles(video: VideoInput, read_options: VideoReadOptions) -> tuple[Subti
 def _frames_at(
     times: np.ndarray, path: Path, read_options: VideoReadOptions
 ) -> Sequence[np.ndarray]:
-    """Those of a video's frames that were encoded."""
+    """The frames of a video at `times`."""
     clip = read_frames(path, read_options)
-    shown = zip(clip.times, clip.frames, strict=True)
-    return [frame for time, frame in shown if time in times]
+    frames = zip(clip.times, clip.frames, strict=True)
+    return [frame for time, frame in frames if time in times]
 
 
 def _from_cache(
     arrays: dict[str, np.ndarray], path: Path, read_options: VideoReadOptions
 ) -> EncodedVideoFile | None:
-    """A clip and its soft tokens from a cache; None for an entry that has no facts of the file."""
+    """A clip and its soft tokens from the arrays of a cache; None for invalid arrays."""
     try:
         facts = ClipFacts.from_array(arrays.pop(FACTS))
         encoded = EncodedFrames(**arrays)

@@ -1,6 +1,6 @@
-"""Notes on a video, with times, for an LLM that cannot take soft tokens.
+"""Describe a video in text with times, for an LLM that cannot read soft tokens.
 
-The bundle describes the whole, and then looks again at each of a few parts.
+The bundle describes the whole video, then each of a few parts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOTE_TOKENS = 128  # a note is a sentence or two
 
 @dataclass(frozen=True)
 class Note:
-    """What is seen from `start` to `end` seconds."""
+    """A description of the part from `start` to `end` seconds."""
 
     start: float
     end: float
@@ -43,7 +43,7 @@ class Note:
 
 @dataclass(frozen=True)
 class NotedVideo(Video):
-    """A video with the notes on it: the first one is about the whole, the others about parts."""
+    """A video with notes: the first describes the whole, the others its parts."""
 
     notes: tuple[Note, ...] = ()
 
@@ -67,7 +67,7 @@ def take_notes(
     if n > 1:
         borders = [start + (end - start) * i / n for i in range(n + 1)]
         for a, b in pairwise(borders):
-            with suppress(VideoError):  # a damaged part: the whole tells what there is to tell
+            with suppress(VideoError):  # a damaged part has no note of its own
                 part = _read_part(
                     video_chat, video, replace(read_options, start=a, end=b), pooling, context_left
                 )
@@ -76,7 +76,7 @@ def take_notes(
 
 
 def notes_as_text(videos: Sequence[NotedVideo]) -> str:
-    """All notes on `videos` as text for an LLM, after what it should know about notes."""
+    """All notes on `videos` as text for an LLM, after an introduction."""
     lines = [prompts.load("video_notes")]
     for i, video in enumerate(videos, 1):
         duration = video.clip.duration

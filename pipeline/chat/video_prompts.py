@@ -1,6 +1,6 @@
-"""Prompts about videos as an LLM reads them: token ids and soft tokens, one after the other.
+"""Prompts about videos, as token ids and soft tokens.
 
-For what reads with an LLM and answers nothing, such as the collecting of an importance matrix.
+They are for code that only decodes prompts, such as the collection of an importance matrix.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def video_prompts(
 ) -> Iterator[list[np.ndarray]]:
     """A prompt for each video: token ids int32 `[n]` and soft tokens float32 `[n, n_embd]`.
 
-    It is what the KV cache holds when a second question is asked: the video, the bundle's
-    request for a description, and what `llm` answers to it. Raises ReellamaError for a video that
-    cannot be read, an LLM of another width, and a vision GGUF, whose tokens have other positions.
+    A prompt has the video, the bundle's request for a description, and the answer of `llm`. Raises
+    ReellamaError for a video that cannot be read, an LLM of another width, and a vision GGUF, whose
+    tokens have other positions.
     """
     with VideoChat(bundle=bundle, llm=llm, **engine) as video_chat:
         if not isinstance(video_chat.bundle, Bundle):

@@ -55,7 +55,7 @@ N_PARALLEL = 4
 # Positions for the question and the template, beside a scene's soft tokens and the answer.
 QUESTION_CELLS = 128
 N_CTX = 512  # the least positions of a context
-# The most soft tokens of a scene, unless `pooling` asks for more: vision models may have any number.
+# The most soft tokens of a scene, unless `pooling` asks for more: vision models have no limit.
 MAX_SCENE_CELLS = 1024
 MAX_TOKENS = 128  # default limit of a description or an answer
 DEFAULT_READ_OPTIONS = VideoReadOptions()
