@@ -90,7 +90,8 @@ def test_the_chat_keeps_an_answer_from_the_file_as_a_turn(small_bundle: Path, sq
 def test_the_model_answers_all_questions_where_that_is_asked_for(
     small_bundle: Path, square_video: Path
 ):
-    options = {"bundle": small_bundle, "n_threads": 1, "n_ctx": 256}
-    with VideoChat(square_video, model_only=True, **options) as video_chat:
+    with VideoChat(
+        square_video, bundle=small_bundle, model_only=True, n_threads=1, n_ctx=256
+    ) as video_chat:
         answer = video_chat.ask("How long is the video?", max_tokens=4)
         assert answer and not answer.startswith("The file")
