@@ -43,12 +43,16 @@ AFTER_SUBJECT = tuple(
 
 
 class AnswerPlan(NamedTuple):
-    """What becomes of a question.
+    """How a question is answered.
 
-    answer: the answer, where it is known without the model; None: the model is asked.
-    request: what the model is asked in place of the question, about `videos` and without the turns
-    before, or None. stop: texts at which its answer then ends. is_seen: whether the answer rests on
-    what the bundle sees of the videos, and not on their files or on a rule.
+    Attributes:
+        videos: the videos that the question is about.
+        answer: the answer, if it is known without the model; None means that the model is asked.
+        request: what the model is asked in place of the question, about `videos` and without the
+            earlier turns, or None.
+        stop: texts at which the model's answer ends.
+        is_seen: whether the answer is based on what the bundle sees of the videos, not on their
+            files or on a rule.
     """
 
     videos: Sequence[Video]
@@ -74,15 +78,16 @@ def plan_answer(
     bundle: VideoBundle,
     languages: Sequence[str] | None = None,
 ) -> AnswerPlan:
-    """What becomes of `question` about `videos`, as `bundle` sees them.
+    """Plan the answer to `question` about `videos`.
 
-    languages: of the model that answers, where they are not those of the bundle.
+    Files answer questions about their duration, size, rate and sound, and subtitles those about
+    speech. A vision GGUF is spared only questions that name the video, as "it" may be what is
+    shown. Of real footage, questions that the bundle cannot answer get a fixed answer, and so do
+    questions in a language that it does not know. Questions about what happens in footage, and
+    about its subject, are answered from the bundle's description, as a small model would answer
+    each wording differently.
 
-    The files tell how long they are, and subtitles what is said; nobody else can. A model that sees
-    for itself is asked all that does not name the video: "it" may be what is shown. What a bundle
-    cannot tell of real footage is said to be so, and so is a language that it does not know. What
-    happens in footage, and who it is about, is what the bundle's description of it says: asked in
-    several ways, a small model would answer in as many.
+    languages: those of the answering model, if they differ from the bundle's.
     """
     meant, plain = videos_in_question(question, videos)
     clips = [video.clip for video in meant]

@@ -1,4 +1,4 @@
-"""The whole way in one object: a path goes in, an answer comes out.
+"""Chat with videos: reading, encoding and answering in one object.
 
 chat = VideoChat("holiday.mp4")
 print(chat.ask("What happens?"))
@@ -40,19 +40,25 @@ SMALL_LLM = 512 << 20  # bytes of one whose first words one thread reads in a te
 
 
 class VideoChat:
-    """Ask about `videos`, with the LLM and the projector of `bundle`.
+    """A conversation about `videos` with the LLM of a bundle.
 
-    `bundle`, `mmproj` and `tiles` are what `reellama.models.open_bundle` takes; `tokens` and
-    `pooling` are as in `PoolingOptions`. With `model_only` the model answers all questions, also
-    what a file or a rule could answer. `llm` is another GGUF whose embeddings have the bundle's
-    width; `system` replaces the bundle's system prompt; `read_options` says how videos are read,
-    and `frames`, `start` and `end` win over it; `cache` is the folder that keeps encoded videos for
-    the next question, None keeps nothing; `merged` is a folder of LLMs that have the bundle's
-    adapter merged in: the one that belongs to the bundle is used if it is there, and `merge` makes
-    it. The LLM is loaded while `videos` are read; without `wait` it may still be loading when this
-    returns, and the first call that needs it waits. `n_ctx` may be a function of the bundle and the
-    LLM's header. All other options go to `Engine` (`n_threads`, `n_gpu_layers`, `lora`, ...).
-    Raises ReellamaError with one line when a file is missing, broken or does not fit.
+    The LLM is loaded while `videos` are read.
+
+    Args:
+        bundle, mmproj, tiles: as for `reellama.models.open_bundle`.
+        tokens, pooling: as in `PoolingOptions`.
+        model_only: let the model answer all questions, even those that a file or a rule answers.
+        llm: another GGUF whose embeddings have the bundle's width.
+        system: replaces the bundle's system prompt.
+        read_options: which frames to read; `frames`, `start` and `end` override its fields.
+        cache: folder of encoded videos; None disables the cache.
+        merged: folder of LLMs with a bundle's adapter merged in, which is used if it has the LLM.
+        merge: make the merged LLM if it is missing.
+        wait: wait until the LLM is loaded; else the first call that needs the LLM waits.
+        n_ctx: positions of the context, or a function of the bundle and the LLM's header.
+        engine: keyword arguments of `Engine` (`n_threads`, `n_gpu_layers`, `lora`, ...).
+
+    Raises ReellamaError for a file that is missing, damaged or does not fit.
     """
 
     def __init__(

@@ -64,11 +64,18 @@ class VideoEncoder:
         pooling: PoolingOptions = DEFAULT_POOLING,
         context_left: Callable[[], int] | None = None,
     ) -> EncodedVideoFile:
-        """A video's clip and what the bundle made of it. For a video in the cache, frames are read
-        only when they are used. Raises VideoError for what is no video.
+        """Encode a video, or read its encoding from the cache.
 
-        pooling, context_left: of its prompt; they decide how a vision model looks at it.
-        `context_left` is not called for a trained bundle, whose LLM may be loading meanwhile.
+        The frames of a cached video are read only when they are used.
+
+        Args:
+            timings: the stages to which the time is added.
+            progress: called with the frames read and their total.
+            pooling: the soft tokens of the video, for a vision GGUF.
+            context_left: returns the positions left in the context, for a vision GGUF. It is not
+                called for a trained bundle, whose LLM may still be loading.
+
+        Raises VideoError for a video that cannot be read.
         """
         read_options = read_options.for_bundle(self.bundle)
         is_trained = isinstance(self.bundle, Bundle)
@@ -111,9 +118,8 @@ class VideoEncoder:
         pooling: PoolingOptions,
         cells: int | None,
     ) -> tuple[Clip, np.ndarray, EncodedFrames]:
-        """A clip of those frames of a video that are encoded, their features
-        `[T, cells, channels]` and what the bundle made of them."""
-        # The networks are loaded at the same time: where that fails, their first use raises.
+        """The clip of the encoded frames, their features `[T, cells, channels]`, soft tokens."""
+        # The networks are loaded meanwhile. If that fails, their first use raises.
         with ThreadPoolExecutor(1) as beside:
             with timings.stage("read"), opened(path) as source:
                 beside.submit(self.bundle.prepare)
