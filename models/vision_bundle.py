@@ -193,7 +193,7 @@ class VisionBundle:
         pictures = spread_evenly(n_pictures, plan.frames)
         chosen = (pictures[:, None] * step + np.arange(step)).ravel()
         chosen = chosen[chosen < len(frames)]
-        return ChosenFrames([_scaled(frames[i], size) for i in chosen], chosen)
+        return ChosenFrames([_scaled(frames[i], size) for i in chosen.tolist()], chosen)
 
     def chosen_features(self, chosen: ChosenFrames) -> np.ndarray:
         """The features of what `choose_frames` gave."""
@@ -304,7 +304,8 @@ class VisionBundle:
         context_left: int | None = None,
     ) -> PoolingPlan:
         """How the pictures of a video are pooled. Arguments and errors as `prompt_parts`."""
-        n_pictures, still = self._n_pictures(video), len(video.times) == 1 and video.n_read <= 1
+        n_pictures = self._n_pictures(video)
+        still = len(video.times) == 1 and int(video.n_read) <= 1
         n_around = self._tokens_around(self._picture_times(video), n_pictures)
         grid = video.array.shape[1:3]
         return self._plan(n_pictures, grid, n_around, options, context_left, still=still)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import comb
 from zlib import crc32
 
@@ -118,8 +118,13 @@ def is_significantly_lower(right: Sequence[bool], controlled: Sequence[bool]) ->
     return bool(n) and sum(comb(n, k) for k in range(lost, n + 1)) / 2**n < SIGNIFICANCE
 
 
-def control_warning(task: str, right: Sequence[bool], by_control: dict[str, Sequence[bool]]) -> str:
-    """The warning about a task whose accuracy does not fall in the controls; "" if it does."""
+def control_warning(
+    task: str, right: Sequence[bool], by_control: Mapping[str, Sequence[bool]]
+) -> str:
+    """The warning about a task whose accuracy does not fall in the controls; "" if it does.
+
+    right, by_control: whether each question is answered correctly, unchanged and by control.
+    """
     not_lower = {
         control: controlled
         for control, controlled in by_control.items()
