@@ -72,8 +72,11 @@ def test_fps_that_gives_too_many_frames_spreads_them_over_the_video(ten_seconds:
 
 def test_a_rate_alone_takes_as_many_frames_as_the_bundle_can_look_at(ten_seconds: Path):
     """Without it, or with a number beside it, the default and the number hold."""
-    for asked, n in (({"fps": 4}, 40), ({}, 16), ({"fps": 4, "frames": 5}, 5)):
-        options = VideoReadOptions(**asked)
+    for options, n in (
+        (VideoReadOptions(fps=4), 40),
+        (VideoReadOptions(), 16),
+        (VideoReadOptions(fps=4, frames=5), 5),
+    ):
         read = options.with_defaults(frames=16, max_frames=256, max_side=64)
         assert len(read_frames(ten_seconds, read).frames) == n
     fixed = VideoReadOptions(fps=4).with_defaults(frames=16, max_frames=16, max_side=64)
