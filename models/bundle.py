@@ -151,6 +151,11 @@ class Bundle:
         """The prompt that asks for a description."""
         return self.config.describe
 
+    unloaded_bytes = 0  # the networks are small beside an LLM
+
+    def unload(self) -> None:
+        """Do nothing: the networks are small beside an LLM."""
+
     @property
     def describe_briefly(self) -> str:
         """The same prompt: descriptions are as long as those that it was trained on."""

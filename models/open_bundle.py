@@ -37,6 +37,8 @@ class VideoBundle(Protocol):
         warning: for users, "" for none.
         languages: ISO 639-1 codes of the languages of its questions, () where they are unknown.
         joins_pictures: whether several pictures in one message are the frames of one clip.
+        unloaded_bytes: what its weights, beside the LLM's, will take in memory and do not take yet,
+            as far as that is much. `unload` frees them until they are needed again.
         reads_text: whether a prompt may have text beside a video, such as its subtitles.
     """
 
@@ -72,6 +74,11 @@ class VideoBundle(Protocol):
     def joins_pictures(self) -> bool: ...
     @property
     def reads_text(self) -> bool: ...
+
+    @property
+    def unloaded_bytes(self) -> int: ...
+
+    def unload(self) -> None: ...
 
     def footage_caveat(self, features: np.ndarray) -> str: ...
 

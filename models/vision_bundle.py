@@ -119,6 +119,15 @@ class VisionBundle:
         check_tower(self.mmproj, self.llm)
         return MtmdTower(self.mmproj, self.llm)
 
+    @property
+    def unloaded_bytes(self) -> int:
+        """Bytes of memory that the tower will take; 0 where it is loaded."""
+        return 0 if "tower" in vars(self) else self.mmproj.stat().st_size
+
+    def unload(self) -> None:
+        """Free the tower, once no thread uses it, until it is needed again."""
+        vars(self).pop("tower", None)
+
     @cached_property
     def _header(self) -> MmprojHeader:
         return mmproj_header(read_gguf(self.mmproj))

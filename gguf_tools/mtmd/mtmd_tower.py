@@ -15,7 +15,6 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ DEFAULT_IMAGE_SIZE = 224  # side of the tower's input in pixels, if the header h
 # Largest number of embeddings in a batch, for families that support batches. A larger number takes
 # more memory and saves no time.
 BATCH_TOKENS = 1024
+MAX_LAYOUTS = 64  # that are cached
 # Families that put the whole picture before its tiles; all others put it after them.
 OVERVIEW_FIRST = frozenset({"resampler", "minicpmv4_6"})
 
@@ -90,7 +90,6 @@ class MtmdTower(Closeable):
         has_mrope: whether the LLM uses M-RoPE positions.
         causal: whether the LLM reads the embeddings with a causal mask.
         n_merged_frames: number of frames in a picture.
-        layout: (width, height) of a frame -> `PictureLayout`, cached.
 
     Raises:
         VisionTowerError: the `mmproj` cannot be used.
@@ -116,7 +115,7 @@ class MtmdTower(Closeable):
         self.causal = not mtmd.mtmd_decode_use_non_causal(pointer, None)
         pair = TokenizedPicture(pointer, [(self.image_size, self.image_size)] * 2)
         self.n_merged_frames = 2 if len(pair.images) == 1 else 1
-        self.layout = lru_cache(maxsize=64)(self._layout)
+        self._layouts: dict[tuple[int, int], PictureLayout] = {}
 
     @property
     def ptr(self) -> Any:
@@ -156,8 +155,17 @@ class MtmdTower(Closeable):
         """Free the tower."""
         self._free()
 
+    def layout(self, width: int, height: int) -> PictureLayout:
+        """How a frame of this size stands in the prompt. Cached."""
+        size = (width, height)
+        # Not by `lru_cache`: it would hold this object, which is then freed much later.
+        if size not in self._layouts:
+            if len(self._layouts) >= MAX_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[size] = self._layout(width, height)
+        return self._layouts[size]
+
     def _layout(self, width: int, height: int) -> PictureLayout:
-        """See `layout`, which caches the results."""
         picture = TokenizedPicture(self.ptr, [(width, height)])
         image = self._overview(picture)
         begin, end = picture.ids_around(image)

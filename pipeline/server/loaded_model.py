@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.pipeline.llm.batching.batcher import Batcher, check_fits
@@ -18,6 +19,9 @@ from reellama.pipeline.llm.text_embedding import TextEmbedder
 from reellama.pipeline.llm.token_scorer import Token
 from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.keep_alive import MAX_KEEP_ALIVE_SECONDS
+
+if TYPE_CHECKING:
+    from reellama.models.open_bundle import VideoBundle
 
 FOR_EVER = timedelta(seconds=MAX_KEEP_ALIVE_SECONDS)
 
@@ -42,6 +46,7 @@ class LoadedModel:
     last_used_at: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
     scorer: PromptScorer | None = None
+    bundle: VideoBundle | None = None  # encodes pictures and videos for it
     _n_threads: int = 0  # in `in_use`
     _released: threading.Condition = field(default_factory=threading.Condition)
     _closed: bool = False

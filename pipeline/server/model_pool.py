@@ -10,7 +10,8 @@ from pathlib import Path
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.cgroups import usable_memory
-from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.errors import GGUFError, ReellamaError
+from reellama.gguf_tools.memory.estimates import kv_bytes
 from reellama.gguf_tools.quantization.merged_llm import make_merged
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.server.loaded_model import Key, LoadedModel
@@ -83,6 +84,7 @@ class ModelPool:
             loaded = self._loaded[key]
             loaded.users += 1
             loaded.name = registered.service_name
+            loaded.bundle = registered.bundle or loaded.bundle
         if keep_alive is not None:
             loaded.keep_alive = keep_alive
         return loaded, load_seconds
@@ -114,8 +116,9 @@ class ModelPool:
     ) -> LoadedModel:
         if self._unloader is None:
             self._unloader = asyncio.create_task(self._unload_periodically())
-        await self._make_room(registered.size)
         settings = self.settings
+        n_cells = settings.n_parallel * settings.n_ctx
+        await self._make_room(await asyncio.to_thread(_bytes_needed, registered, n_cells))
         path, lora = await asyncio.to_thread(self._merged, registered.path, lora)
         batcher = await asyncio.to_thread(
             Batcher,
@@ -167,6 +170,9 @@ class ModelPool:
         if self._loaded.get(loaded.key) is loaded:
             del self._loaded[loaded.key]
             await asyncio.to_thread(loaded.close)
+            bundle = loaded.bundle
+            if bundle and all(other.bundle is not bundle for other in self._loaded.values()):
+                await asyncio.to_thread(bundle.unload)
 
     async def _unload_periodically(self) -> None:
         """Unload models that have expired, or when memory is short."""
@@ -176,3 +182,14 @@ class ModelPool:
                 if loaded.expired:
                     await self._unload(loaded)
             await self._make_room(0)
+
+
+def _bytes_needed(registered: RegisteredModel, n_cells: int) -> int:
+    """Bytes of memory of a model with its KV cache, and of the tower that sees for it."""
+    needed = registered.size
+    if registered.bundle is not None:
+        needed += registered.bundle.unloaded_bytes
+    with suppress(GGUFError):  # of a damaged file, which loading it will report
+        file = registered.gguf
+        needed += sum(kv_bytes(file, layer, n_cells) for layer in range(file.n_layer))
+    return needed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,8 @@ import pytest
 from PIL import Image
 
 from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.models.vision_bundle import VisionBundle
+from reellama.pipeline.server.model_registry import model_lookup
 from reellama.pipeline.server.video_options import video_options
 from tests.helpers.live_server import data_url, serving
 from tests.helpers.vision_models import FAMILIES
@@ -162,6 +166,24 @@ def test_each_request_chooses_its_frames_and_tokens(
         extra_body={"tokens": 64},
     )
     assert answer.usage is not None and answer.usage.prompt_tokens == few
+
+
+@pytest.mark.parametrize("model", ["gemma3"], indirect=True)
+def test_a_model_that_is_unloaded_takes_its_tower_along(
+    url: str, model: VisionModel, square_video: Path
+) -> None:
+    assert chat(url, model, square_video, frames=3)["status"] == 200
+    (bundle,) = [each for key, each in model_lookup._opened.items() if key[0] == str(model.llm)]
+    assert isinstance(bundle, VisionBundle) and bundle.unloaded_bytes == 0
+    tower = weakref.ref(bundle.tower)
+    unload = {"model": model.llm.stem, "keep_alive": 0}
+    assert httpx.post(f"{url}/api/generate", json=unload, timeout=60).status_code == 200
+    until = time.monotonic() + 30
+    while tower() is not None:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert bundle.unloaded_bytes == model.mmproj.stat().st_size
+    assert chat(url, model, square_video, frames=2)["status"] == 200
 
 
 @pytest.mark.parametrize("model", ["gemma3"], indirect=True)
