@@ -140,6 +140,7 @@ def open_bundle(
     mmproj: str | Path | None = None,
     *,
     tiles: bool = False,
+    use_gpu: bool = False,
     cache: Path | None = None,
 ) -> VideoBundle:
     """Open a bundle by name.
@@ -150,6 +151,7 @@ def open_bundle(
             or `ollama:name[:tag]`.
         mmproj: the vision GGUF's `mmproj`, in place of the one that is found for the LLM.
         tiles: whether a vision model gets large pictures in tiles, see `VisionBundle`.
+        use_gpu: whether its tower runs on a GPU, where llama.cpp was built for one.
         cache: folder for the tokens of a vision model; a trained bundle, whose tower is small,
             ignores it.
 
@@ -170,7 +172,7 @@ def open_bundle(
             raise
         raise BundleError(f"{name}: no bundle.json there, and {error}") from error
     array_cache = ArrayCache(cache, for_scans=True) if cache else None
-    return VisionBundle(model.llm, model.mmproj, tiles=tiles, cache=array_cache)
+    return VisionBundle(model.llm, model.mmproj, tiles=tiles, use_gpu=use_gpu, cache=array_cache)
 
 
 def trained_bundle(name: str | Path, why: str) -> Bundle:

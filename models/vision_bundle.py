@@ -67,6 +67,7 @@ class VisionBundle:
         tiles: whether the LLM gets each frame in full and in tiles, as llama.cpp does with
             pictures, if the family has tiles. Their tokens are not pooled. Without it, the LLM gets
             the tiles of a still if the budget holds all of them.
+        use_gpu: whether the tower runs on a GPU, where llama.cpp was built for one.
         cache: for the features of frames, so that they are not encoded again.
     """
 
@@ -85,9 +86,11 @@ class VisionBundle:
         *,
         name: str | None = None,
         tiles: bool = False,
+        use_gpu: bool = False,
         cache: ArrayCache | None = None,
     ) -> None:
         self.llm, self.mmproj, self.tiles, self.cache = llm, mmproj, tiles, cache
+        self.use_gpu = use_gpu
         self.name = name or llm.stem
         self.version = self._version()
 
@@ -117,7 +120,7 @@ class VisionBundle:
     def tower(self) -> MtmdTower:
         """The encoder in libmtmd. Raises VisionTowerError for a file that would crash it."""
         check_tower(self.mmproj, self.llm)
-        return MtmdTower(self.mmproj, self.llm)
+        return MtmdTower(self.mmproj, self.llm, use_gpu=self.use_gpu)
 
     @property
     def unloaded_bytes(self) -> int:

@@ -92,7 +92,8 @@ class VideoChat:
         self.timings = Timings()
         self._described: tuple[Video, dict[str, Any], str] | None = None  # and with which options
         with self.timings.stage("load"):
-            self.bundle = open_bundle(bundle, mmproj, tiles=tiles)
+            use_gpu = engine.get("n_gpu_layers", 0) != 0
+            self.bundle = open_bundle(bundle, mmproj, tiles=tiles, use_gpu=use_gpu)
             self.bundle.check_pooling(self.pooling)
             self._encoder = VideoEncoder(self.bundle, ArrayCache(cache) if cache else None)
             self._llm = find.resolve(llm) if llm else self.bundle.llm_path()

@@ -89,10 +89,11 @@ MmprojOption = Annotated[
 TilesOption = Annotated[
     bool, Option("--tiles", help="A vision GGUF sees all frames in tiles too, in full.")
 ]
-ContextOption = Annotated[
-    int,
-    Option("--n-ctx", "--ctx-size", "-c", min=64, metavar="N", help="Positions in the context."),
-]
+_N_CTX = Option(
+    "--n-ctx", "--ctx-size", "-c", min=64, metavar="N", help="Positions in the context."
+)
+ContextOption = Annotated[int, _N_CTX]
+OptionalContextOption = Annotated[int | None, _N_CTX]  # None: as many as will be needed
 
 
 def _option(

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -47,6 +47,9 @@ from reellama.pipeline.video.clip import VideoInput, opened, read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.source import FrameSource, VideoError
 from reellama.pipeline.video.subtitles import Subtitle
+
+if TYPE_CHECKING:
+    from reellama.gguf_tools.runtime.backend import GpuLayers
 
 # The most scenes of a video: each takes up to a second on two cores.
 MAX_SCENES = 300
@@ -137,6 +140,7 @@ class LongVideo(Closeable):
         read_options: the frames of a scene.
         pooling: the soft tokens of a scene, for a vision GGUF.
         max_tokens: of a description or an answer; a longer one ends with its last whole sentence.
+        n_ctx: positions for a scene; None for its soft tokens, a question and an answer.
         cache: folder of cached frame embeddings; None disables the cache.
         merged: folder of LLMs with the bundle's adapter merged in, which are made if missing. None
             applies the adapter beside the LLM.
@@ -156,14 +160,17 @@ class LongVideo(Closeable):
         read_options: VideoReadOptions = DEFAULT_READ_OPTIONS,
         pooling: PoolingOptions = DEFAULT_POOLING,
         max_tokens: int = MAX_TOKENS,
+        n_ctx: int | None = None,
         n_threads: int | None = None,
+        n_gpu_layers: GpuLayers = 0,
         cache: Path | None = CACHE_FOLDER,
         merged: Path | None = None,
     ) -> None:
         self.cache, self.read_options, self.pooling = cache, read_options, pooling
         self.max_tokens = max_tokens
         self.footage_caveat = ""
-        self.bundle = open_bundle(bundle, mmproj, cache=cache and cache / ENCODED_FRAMES.name)
+        kept = cache and cache / ENCODED_FRAMES.name
+        self.bundle = open_bundle(bundle, mmproj, use_gpu=n_gpu_layers != 0, cache=kept)
         self.bundle.check_pooling(pooling)
         self._search = search_bundle(self.bundle)
         path = find.resolve(llm) if llm else self.bundle.llm_path()
@@ -171,10 +178,15 @@ class LongVideo(Closeable):
         self.bundle.check_llm(file)
         self._template = ChatTemplate.from_gguf(file)
         cells = pooling.tokens or min(self.bundle.n_tokens(pooling), MAX_SCENE_CELLS)
-        n_ctx = max(N_CTX, cells + QUESTION_CELLS + max_tokens)
+        n_ctx = n_ctx or max(N_CTX, cells + QUESTION_CELLS + max_tokens)
         path, lora = merged_or_beside(path, self.bundle.lora, merged, make=True)
         self._batcher = Batcher(
-            path, n_parallel=N_PARALLEL, n_ctx=n_ctx, n_threads=n_threads, lora=lora
+            path,
+            n_parallel=N_PARALLEL,
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            n_gpu_layers=n_gpu_layers,
+            lora=lora,
         )
 
     def close(self) -> None:

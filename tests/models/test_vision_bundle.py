@@ -16,6 +16,7 @@ from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens, Text
 from reellama.models.array_cache import ArrayCache
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.models.vision_bundle import VisionBundle
+from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.llm.engine import Engine
 from tests.helpers.bare_mtmd_prompt import last_logits
 from tests.helpers.vision_models import FAMILIES
@@ -167,3 +168,20 @@ def test_a_projector_that_was_written_anew_is_asked_again(
     forget_to_encode(anew)
     with pytest.raises(VisionTowerError):
         anew.features(FRAMES)
+
+
+def test_the_tower_goes_to_the_gpu_that_layers_go_to(
+    vision_model: Callable[[str], VisionModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = vision_model("gemma3")
+    towers: list[bool] = []
+
+    def tower(mmproj: Path, llm: Path, *, use_gpu: bool) -> None:
+        towers.append(use_gpu)
+
+    monkeypatch.setattr("reellama.models.vision_bundle.MtmdTower", tower)
+    for n_gpu_layers in (0, "all"):
+        with VideoChat(bundle=model.llm, n_threads=1, n_gpu_layers=n_gpu_layers) as video_chat:
+            assert isinstance(video_chat.bundle, VisionBundle)
+            assert video_chat.bundle.tower is None
+    assert towers == [False, True]

@@ -180,7 +180,9 @@ def _quantizations(
 
     if options.plot:
         plots.check()
-    opened = open_bundle(bundle, options.mmproj, cache=ENCODED_FRAMES)
+    opened = open_bundle(
+        bundle, options.mmproj, use_gpu=options.gpu_layers != "0", cache=ENCODED_FRAMES
+    )
     if options.quantize:
         quantization_sweep.quantize_all(
             find.resolve(options.llm) if options.llm else opened.llm_path(), folder

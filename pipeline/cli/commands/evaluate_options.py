@@ -12,7 +12,12 @@ from typer import Option
 from reellama.gguf_tools.atomic_write import write_atomically
 from reellama.models.token_pooling.options import AUTO
 from reellama.pipeline.cli.arguments.checks import one_of
-from reellama.pipeline.cli.options import MmprojOption, TokenOptions
+from reellama.pipeline.cli.options import (
+    ComputeOptions,
+    MmprojOption,
+    OptionalContextOption,
+    TokenOptions,
+)
 
 DESCRIBED_CLIPS = 300  # that are described
 CLIPS_PER_TASK = 50  # of the benchmark
@@ -78,7 +83,7 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True)
-class RunOptions(TokenOptions):
+class RunOptions(ComputeOptions, TokenOptions):
     """How a bundle is asked, and what becomes of the figures."""
 
     llm: Annotated[
@@ -86,7 +91,7 @@ class RunOptions(TokenOptions):
     ] = None
     mmproj: MmprojOption = None
     frames: Annotated[int | None, Option(min=1, metavar="N", help="Frames of a video.")] = None
-    threads: Annotated[int | None, Option(min=1, metavar="N", help="Processor threads.")] = None
+    n_ctx: OptionalContextOption = None
     controls: Annotated[
         bool,
         Option(help="Ask also without the video, with frames shuffled, and with one frame."),
@@ -117,7 +122,8 @@ class RunOptions(TokenOptions):
 
     def engine(self) -> dict[str, Any]:
         """What `Engine` takes of these."""
-        return {"n_threads": self.threads} if self.threads else {}
+        n_ctx = {} if self.n_ctx is None else {"n_ctx": self.n_ctx}
+        return {**self.engine_options(), **n_ctx}
 
     def chat(self) -> dict[str, Any]:
         """What `VideoChat` takes of these: the LLM is the one that answers everywhere, with the
@@ -132,6 +138,7 @@ class RunOptions(TokenOptions):
         given = (
             ("--llm", self.llm),
             ("--mmproj", self.mmproj),
+            ("--n-ctx", self.n_ctx),
             ("--frames", self.frames),
             ("--tokens", self.tokens),
             ("--pooling", None if self.pooling == AUTO else self.pooling),

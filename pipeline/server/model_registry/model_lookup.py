@@ -38,8 +38,7 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
     """
     server_bundle = open_registered_bundle(settings)
     if manifest := store.get(name):
-        tiles = settings.tiles
-        bundle = _open_bundle(manifest.bundle, tiles) if manifest.bundle else server_bundle
+        bundle = _open_bundle(manifest.bundle, settings) if manifest.bundle else server_bundle
         path = store.file(manifest.llm) if manifest.llm else _llm_path(settings, bundle)
         bundle_or_none = _if_width_fits(bundle, path)
         is_trusted = _is_served(path, settings, server_bundle)
@@ -56,14 +55,14 @@ def look_up_model(name: str, settings: Settings, store: ModelStore) -> Registere
         path = find.resolve(short)
     except GGUFError as error:
         raise model_not_found(name) from error
-    bundle_or_none = _vision_bundle(path, settings.tiles) or _if_width_fits(server_bundle, path)
+    bundle_or_none = _vision_bundle(path, settings) or _if_width_fits(server_bundle, path)
     is_trusted = _is_served(path, settings, server_bundle)
     return RegisteredModel(short, path, Manifest(name, llm=str(path)), bundle_or_none, is_trusted)
 
 
 def open_registered_bundle(settings: Settings) -> VideoBundle:
     """The bundle that the server was started with."""
-    return _open_bundle(settings.bundle, settings.tiles, settings.mmproj)
+    return _open_bundle(settings.bundle, settings, settings.mmproj)
 
 
 def all_models(settings: Settings, store: ModelStore) -> list[RegisteredModel]:
@@ -133,28 +132,29 @@ def _if_width_fits(bundle: VideoBundle, path: Path) -> VideoBundle | None:
 
 
 # Open bundles, whose weights are in memory, by how they were opened; the most recently used last.
-_opened: dict[tuple[str, bool, Path | None], VideoBundle] = {}
+_opened: dict[tuple[str, bool, bool, Path | None], VideoBundle] = {}
 _opening = threading.Lock()
 
 
-def _open_bundle(name: str, tiles: bool, mmproj: Path | None = None) -> VideoBundle:
+def _open_bundle(name: str, settings: Settings, mmproj: Path | None = None) -> VideoBundle:
     """Open a bundle, or return the open one if its files have not changed."""
     from reellama.models.open_bundle import open_bundle
 
-    key = (name, tiles, mmproj)
+    tiles, use_gpu = settings.tiles, settings.n_gpu_layers != 0
+    key = (name, tiles, use_gpu, mmproj)
     with _opening:
         bundle = _opened.pop(key, None)
         if bundle is None or bundle.changed:
-            bundle = open_bundle(name, mmproj, tiles=tiles)
+            bundle = open_bundle(name, mmproj, tiles=tiles, use_gpu=use_gpu)
         _opened[key] = bundle
         while len(_opened) > MAX_BUNDLES:
             del _opened[next(iter(_opened))]
     return bundle
 
 
-def _vision_bundle(path: Path, tiles: bool) -> VideoBundle | None:
+def _vision_bundle(path: Path, settings: Settings) -> VideoBundle | None:
     """The bundle of an LLM and its own mmproj, if it has one."""
-    return _open_bundle(str(path), tiles) if _mmproj(path, stamp(path)) else None
+    return _open_bundle(str(path), settings) if _mmproj(path, stamp(path)) else None
 
 
 @lru_cache(maxsize=256)

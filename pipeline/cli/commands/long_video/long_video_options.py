@@ -10,6 +10,8 @@ from typer import Option
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
 from reellama.pipeline.cli.options import (
     BundleOptions,
+    ComputeOptions,
+    OptionalContextOption,
     SamplingOptions,
     TokenOptions,
     check_llm_name,
@@ -39,7 +41,7 @@ class LongVideoOptions(BundleOptions):
 
 
 @dataclass(frozen=True)
-class SceneOptions(TokenOptions, SamplingOptions, LongVideoOptions):
+class SceneOptions(ComputeOptions, TokenOptions, SamplingOptions, LongVideoOptions):
     """Which models watch scenes, and with how many frames and tokens."""
 
     max_tokens: Annotated[
@@ -53,6 +55,7 @@ class SceneOptions(TokenOptions, SamplingOptions, LongVideoOptions):
             help="Tokens of what is written of a scene, at most.",
         ),
     ] = 128
+    n_ctx: OptionalContextOption = None
 
     def open(self) -> LongVideo:
         """The bundle and its LLM."""
@@ -69,7 +72,8 @@ class SceneOptions(TokenOptions, SamplingOptions, LongVideoOptions):
             read_options=self.read_options(),
             pooling=self.pooling_options(),
             max_tokens=self.max_tokens,
-            n_threads=self.threads,
+            n_ctx=self.n_ctx,
+            **self.engine_options(),
             cache=cache,
             merged=MERGED_LLMS,
         )
