@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from reellama.gguf_tools.atomic_write import replacing, stamp
+from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
 from reellama.models.cache_folders import FRAME_EMBEDDINGS
 from reellama.pipeline.long_video.hard_cuts import HardCuts, find_hard_cuts
@@ -146,16 +146,15 @@ def index_video(
     report = progress or (lambda done, total: None)
     with opened(video) as source:
         path = source.path
-        cache_path = None if cache is None else cache / f"{_key(path, bundle)}.npz"
-        cached = None if cache_path is None else _read(cache_path, path)
+        kept = None if cache is None else ArrayCache(cache)
+        key = "" if kept is None else _key(path, bundle)
+        cached = None if kept is None else _read(kept, key, path)
         index = cached or _build_index(source, path, bundle, report)
         if cuts and index.cuts is None:
             hard_cuts = find_hard_cuts(source, index.times, index.colours, report)
             index = replace(index, cuts=hard_cuts)
-    if cache_path is not None and index is not cached and not bundle.changed:
-        with suppress(OSError, ReellamaError):  # a cache that cannot be written is no error
-            cache_path.parent.mkdir(parents=True, exist_ok=True)
-            _write(cache_path, index)
+    if kept is not None and index is not cached and not bundle.changed:
+        kept.write(key, **_arrays(index))
     return index
 
 
@@ -295,29 +294,32 @@ def _key(path: Path, bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(key_fields).encode()).hexdigest()
 
 
-def _write(cache_path: Path, index: VideoIndex) -> None:
+def _arrays(index: VideoIndex) -> dict[str, np.ndarray]:
+    """What is kept of an index, by name."""
     names = ("duration", "times", "colours", "embeddings", "is_footage")
-    arrays = {name: getattr(index, name) for name in names}
+    arrays = {name: np.asarray(getattr(index, name)) for name in names}
     if index.cuts is not None:
         arrays |= {f"cut_{name}": array for name, array in vars(index.cuts).items()}
-    with replacing(cache_path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    return arrays
 
 
-def _read(cache_path: Path, path: Path) -> VideoIndex | None:
+def _read(cache: ArrayCache, key: str, path: Path) -> VideoIndex | None:
+    """The index that is kept of a video, if any. One that is damaged is made anew."""
+    data = cache.read(key)
     try:
-        with np.load(cache_path, allow_pickle=False) as data:
-            cuts = None
-            if "cut_times" in data:
-                cuts = HardCuts(data["cut_times"], data["cut_strengths"], data["cut_spans"])
-            return VideoIndex(
-                path,
-                float(data["duration"]),
-                data["times"],
-                data["colours"],
-                data["embeddings"],
-                cuts,
-                bool(data["is_footage"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        return None  # missing or damaged, and written again
+        if data is None:
+            return None
+        cuts = None
+        if "cut_times" in data:
+            cuts = HardCuts(data["cut_times"], data["cut_strengths"], data["cut_spans"])
+        return VideoIndex(
+            path,
+            float(data["duration"]),
+            data["times"],
+            data["colours"],
+            data["embeddings"],
+            cuts,
+            bool(data["is_footage"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

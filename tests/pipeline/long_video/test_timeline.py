@@ -1,7 +1,9 @@
 """Long videos: scenes with times, in every format, questions about one of them, and search."""
 
 import json
+import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -127,6 +129,15 @@ def test_a_damaged_cache_is_looked_past(film: Path, mini: Bundle, tmp_path: Path
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
     assert np.array_equal(index_video(film, mini, cache=tmp_path).times, first.times)
+
+
+def test_old_indexes_make_room_for_new_ones(film: Path, mini: Bundle, tmp_path: Path) -> None:
+    for name, size, age in (("old.npz", 1 << 30, 100), ("older.npz", 1 << 20, 200)):
+        (tmp_path / name).touch()
+        os.truncate(tmp_path / name, size)  # a file of holes
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    index_video(film, mini, cache=tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1 << 20
 
 
 def test_fewer_scenes_keep_the_strongest_cuts(film: Path, mini: Bundle, cache: Path) -> None:
