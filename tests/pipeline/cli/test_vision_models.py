@@ -184,8 +184,18 @@ def test_questions_of_a_file_are_asked_with_every_quantization(
     data.write_text(json.dumps(question) + "\n")
     folder.mkdir()
     (folder / "same.gguf").symlink_to(model.llm)
-    asked = ("eval", model.llm, "--data", data, "--threads=1", "--frames=4", "--json", "-")
-    asked += ("--n-ctx=1024", "--gpu-layers=0")
+    asked = (
+        "eval",
+        model.llm,
+        "--data",
+        data,
+        "--threads=1",
+        "--frames=4",
+        "--json",
+        "-",
+        "--n-ctx=1024",
+        "--gpu-layers=0",
+    )
     one = reellama(*asked, "--tokens=64", "--mmproj", model.mmproj)
     assert one.status == 0 and "--tokens 64" in json.loads(one.out)["command"]
     all_of_them = reellama(*asked, "--quantizations", folder)
@@ -242,8 +252,8 @@ def test_scenes_get_the_tokens_that_are_asked_for(
         (text,) = [scene.text for scene in long_video.timeline(source).scenes]
         assert text.endswith((".", "!", "?"))  # a text that is cut off ends so, or with "..."
     few = ("--tokens=48", "--pooling=subsample", "--frames=2", "--max-tokens=3", "--no-cache")
-    few += ("--n-ctx=300", "--gpu-layers=0")
-    made = reellama("timeline", square_video, "--bundle", model.llm, *few, "--threads=1")
+    run_on = ("--n-ctx=300", "--gpu-layers=0", "--threads=1")
+    made = reellama("timeline", square_video, "--bundle", model.llm, *few, *run_on)
     assert made.status == 0, made.err
     refused = reellama("timeline", square_video, *few)
     assert refused.status == 1 and "leave out the number of tokens" in refused.err
