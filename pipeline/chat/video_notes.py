@@ -12,10 +12,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from reellama import prompts
+from reellama.gguf_tools.text.whole_sentences import whole_sentences
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.chat.conversation import Chat, Video
 from reellama.pipeline.chat.subtitle_answers import as_text
-from reellama.pipeline.chat.whole_sentences import whole_sentences
 from reellama.pipeline.llm.generation_options import Sampling
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import VideoReadOptions

@@ -25,6 +25,7 @@ from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.quantization.merged_llm import merged_or_beside
 from reellama.gguf_tools.text.chat_template import ChatTemplate
+from reellama.gguf_tools.text.whole_sentences import whole_sentences
 from reellama.models import prompt_format
 from reellama.models.cache_folders import ENCODED_FRAMES
 from reellama.models.encoded_frames import encoded_frames
@@ -32,7 +33,6 @@ from reellama.models.open_bundle import open_bundle, search_bundle
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 from reellama.pipeline.chat.answer_plan import plan_answer
 from reellama.pipeline.chat.conversation import Video
-from reellama.pipeline.chat.whole_sentences import whole_sentences
 from reellama.pipeline.llm.batching.batcher import Batcher
 from reellama.pipeline.llm.batching.generation_job import (
     GenerationJob,
