@@ -16,7 +16,6 @@ graphs/                 ONNX graphs of its networks, without weights
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,19 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reellama.gguf_tools import heap
-from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.format.reader import GGUFFile, token_embeddings
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.text.prompt_parts import Prompt
-from reellama.models.bundle_config import BundleConfig, BundleError
+from reellama.models.bundle_config import SCORES, BundleConfig, BundleError, find_bundle, version_of
 from reellama.models.concepts.concept_config import CLASSIFIER, TOKENS, VOCABULARY, WEIGHTS
 from reellama.models.concepts.vocabulary import ConceptVocabulary
-from reellama.models.encoded_frames import (
-    ChosenFrames,
-    EncodedFrames,
-    all_frames,
-    frame_size,
-)
+from reellama.models.encoded_frames import EncodedFrames, EncodesAllFrames, frame_size
 from reellama.models.networks.bundle_networks import BundleNetworks
 from reellama.models.networks.frame_search import ClipSearch, ConceptSearch
 from reellama.models.networks.network_sources import ClipPart, FeatureSource
@@ -62,11 +55,10 @@ if TYPE_CHECKING:  # torch is imported late: answers do not need it
 # Pixels on the longest side of a decoded frame. Larger than the input of any tower here, and small
 # enough that 64 frames of a 4K video fit into memory.
 MAX_SIDE = 768
-BUNDLES = Path(__file__).parent / "bundles"
-SCORES, PROJECTOR, LABELS = "scores.json", "projector.safetensors", "labels.safetensors"
+PROJECTOR, LABELS = "projector.safetensors", "labels.safetensors"
 
 
-class Bundle:
+class Bundle(EncodesAllFrames):
     """A bundle in a folder; the tower and the projector are loaded when they are first needed.
 
     Attributes:
@@ -114,12 +106,8 @@ class Bundle:
         """How many frames of a video are sampled by default."""
         return self.config.frames
 
-    @property
-    def max_frames(self) -> int:
-        """Most frames where a user asks for a rate: no more than it was trained with."""
-        return self.config.frames
-
     joins_pictures = True  # several pictures in one message are frames of a clip, as in training
+    max_frames = property(lambda self: self.config.frames)  # no more than in training
     max_side = still_side = MAX_SIDE
     languages = property(lambda self: self.config.known_languages)
     reads_text = False  # training prompts had no text beside the video
@@ -341,26 +329,6 @@ class Bundle:
             slot_texts=slot_choices() if self.config.slots else None, top_classes=labels,
         )  # fmt: skip
 
-    def choose_frames(
-        self,
-        frames: Sequence[np.ndarray],
-        times: np.ndarray,
-        options: PoolingOptions = DEFAULT_POOLING,
-        context_left: int | None = None,
-    ) -> ChosenFrames:
-        """All frames: the number of soft tokens is always the same."""
-        return all_frames(frames)
-
-    def chosen_features(self, chosen: ChosenFrames) -> np.ndarray:
-        """The features of the result of `choose_frames`, as `features`."""
-        return self.features(chosen.frames)
-
-    def encoding_version(
-        self, options: PoolingOptions, n_frames: int, context_left: int | None
-    ) -> str:
-        """An empty text: the soft tokens depend on no option and on no context."""
-        return ""
-
     def encode(
         self,
         frames: Sequence[np.ndarray],
@@ -427,25 +395,3 @@ class Bundle:
         return ConceptSearch(
             self._clip_search, self.networks, self.vocabulary, self._footage_classifier, self.folder
         )
-
-
-def find_bundle(name_or_path: str | Path) -> Path:
-    """The folder of a bundle, by a shipped bundle's name or a path; raises BundleError."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        folder = BUNDLES / str(name_or_path)
-    if not (folder / "bundle.json").is_file():
-        shipped = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
-        raise BundleError(
-            f"{name_or_path}: no bundle.json there; name a bundle's folder"
-            + (f", or one of {', '.join(shipped)}" if shipped else "")
-        )
-    return folder
-
-
-def version_of(folder: Path) -> str:
-    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files, except its
-    scores."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SCORES)
-    entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import textwrap
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from reellama.gguf_tools.atomic_write import stamp
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.models.concepts.concept_config import ConceptConfig
 from reellama.models.older_bundles import updated_keys
 from reellama.models.projector.config import ProjectorConfig
 
 FORMAT = 1
+BUNDLES = Path(__file__).parent / "bundles"
+SCORES = "scores.json"
 
 
 class BundleError(ReellamaError):
@@ -146,3 +150,25 @@ def _fill_lines(array: re.Match[str]) -> str:
     """A JSON array with one number a line -> the same array in lines of up to 100 characters."""
     numbers = " ".join(array[0].split()).replace("[ ", "[").replace(" ]", "]")
     return textwrap.fill(numbers, 100, subsequent_indent=" " * 4)
+
+
+def find_bundle(name_or_path: str | Path) -> Path:
+    """The folder of a bundle, by a shipped bundle's name or a path; raises BundleError."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        folder = BUNDLES / str(name_or_path)
+    if not (folder / "bundle.json").is_file():
+        shipped = sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json"))
+        raise BundleError(
+            f"{name_or_path}: no bundle.json there; name a bundle's folder"
+            + (f", or one of {', '.join(shipped)}" if shipped else "")
+        )
+    return folder
+
+
+def version_of(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of the names, sizes and dates of a bundle's files, except its
+    scores."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SCORES)
+    entries = [[path.relative_to(folder).as_posix(), *stamp(path)] for path in files]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reellama.models.networks.open_network import RUNTIME
+from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 
 # A part of every cache key. Count it up when frames are read differently: older entries then miss.
 READING = "reading 5"
@@ -55,9 +57,32 @@ class ChosenFrames(NamedTuple):
     tiles: bool = False
 
 
-def all_frames(frames: Sequence[np.ndarray]) -> ChosenFrames:
-    """All frames as they were read."""
-    return ChosenFrames(frames, np.arange(len(frames)))
+class EncodesAllFrames:
+    """The part of a bundle that always makes the same number of soft tokens, of all frames."""
+
+    def features(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 RGB frames `[H, W, 3]` -> features."""
+        raise NotImplementedError
+
+    def choose_frames(
+        self,
+        frames: Sequence[np.ndarray],
+        times: np.ndarray,
+        options: PoolingOptions = DEFAULT_POOLING,
+        context_left: int | None = None,
+    ) -> ChosenFrames:
+        """All frames as they were read."""
+        return ChosenFrames(frames, np.arange(len(frames)))
+
+    def chosen_features(self, chosen: ChosenFrames) -> np.ndarray:
+        """The features of the result of `choose_frames`."""
+        return self.features(chosen.frames)
+
+    def encoding_version(
+        self, options: PoolingOptions, n_frames: int, context_left: int | None
+    ) -> str:
+        """An empty text: the soft tokens depend on no option and on no context."""
+        return ""
 
 
 def encoded_frames(
@@ -86,3 +111,13 @@ def encoding_key(contents: Iterable[bytes], reading: object, version: str) -> st
     for content in contents:
         digest.update(content)
     return digest.hexdigest()
+
+
+def content_key(version: str, frames: Sequence[np.ndarray], tiles: bool) -> str:
+    """Cache key of frames: SHA-256, in hexadecimal, of the bundle's version, the pixels and
+    whether they are encoded with tiles."""
+    shapes = [frame.shape for frame in frames]
+    key = hashlib.sha256(json.dumps([version, shapes, tiles, "float16"]).encode())
+    for frame in frames:
+        key.update(frame.tobytes())
+    return key.hexdigest()

@@ -13,8 +13,8 @@ from reellama.gguf_tools.format.reader import GGUFFile
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.text.prompt_parts import Prompt
 from reellama.models.array_cache import ArrayCache
-from reellama.models.bundle import BUNDLES, Bundle
-from reellama.models.bundle_config import BundleError
+from reellama.models.bundle import Bundle
+from reellama.models.bundle_config import BUNDLES, BundleError
 from reellama.models.encoded_frames import ChosenFrames, EncodedFrames
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reellama.models.bundle import PROJECTOR, SCORES, Bundle
-from reellama.models.bundle_config import BundleConfig
+from reellama.models.bundle import PROJECTOR, Bundle
+from reellama.models.bundle_config import SCORES, BundleConfig
 
 if TYPE_CHECKING:  # these import torch
     from reellama.models.concepts.concept_model import ConceptModel

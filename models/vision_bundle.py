@@ -5,9 +5,8 @@
     parts = bundle.prompt_parts(video)          # for `Engine.generate`
 
 No training is needed: the tokens of the pictures are pooled over time and space to fit the budget
-(`reellama.models.token_pooling`). The budget also decides how large pictures are seen
-(`reellama.models.picture_size`), so `encode` takes it, too; frames that the plan drops are not
-encoded.
+(`reellama.models.token_pooling`). The budget also decides how large pictures are seen, so `encode`
+takes it, too; frames that the plan drops are not encoded.
 """
 
 from __future__ import annotations
@@ -29,22 +28,29 @@ from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower, PictureLayout, Vision
 from reellama.gguf_tools.mtmd.tower_probe import check_tower
 from reellama.gguf_tools.text.prompt_parts import Prompt, Text, TokenIds
 from reellama.models.array_cache import ArrayCache
-from reellama.models.encoded_frames import ChosenFrames, EncodedFrames, encoded_frames
-from reellama.models.picture_size import (
-    VIDEO_PICTURE_TOKENS,
-    size_of,
-    takes_any_size,
-    tokens_per_picture,
-)
+from reellama.models.encoded_frames import ChosenFrames, EncodedFrames, content_key, encoded_frames
 from reellama.models.token_pooling.grid_pooling import spread_evenly
 from reellama.models.token_pooling.options import (
     AUTO,
     DEFAULT_POOLING,
-    DEFAULT_TOKENS,
     STILL_TOKENS,
     PoolingOptions,
 )
-from reellama.models.token_pooling.plan import FrameTokens, PoolingPlan, plan_pooling
+from reellama.models.token_pooling.picture_plan import (
+    encoding_version,
+    plan_pictures,
+    pooling_method,
+    token_budget,
+)
+from reellama.models.token_pooling.picture_size import (
+    VIDEO_PICTURE_TOKENS,
+    frame_size_of,
+    scaled_to,
+    size_of,
+    takes_any_size,
+    tokens_per_picture,
+)
+from reellama.models.token_pooling.plan import PoolingPlan
 from reellama.models.token_pooling.pool import pool
 from reellama.models.vision_prompt import soft_tokens, tiled_parts, timestamp
 
@@ -188,24 +194,26 @@ class VisionBundle:
 
         options, context_left: as `prompt_parts` will get them. Raises PoolingError as it does.
         """
-        size, step, still = _size(frames[0]), self.tower.n_merged_frames, len(frames) == 1
+        size, step, still = frame_size_of(frames[0]), self.tower.n_merged_frames, len(frames) == 1
         if self._all_tiles or (still and self._tiles_fit(size, options, context_left)):
-            scaled = [_scaled(frame, size) for frame in frames]
+            scaled = [scaled_to(frame, size) for frame in frames]
             return ChosenFrames(scaled, np.arange(len(frames)), tiles=True)
         n_pictures = -(-len(frames) // step)
         around = self._tokens_around(times[::step])
-        in_full = self._method(options) == "full"
+        in_full = pooling_method(self._header, options) == "full"
         share = tokens_per_picture(
             options, n_pictures, around, context_left, still=still, in_full=in_full
         )
         size = size_of(self._header, *size, share)
         layout = self.tower.layout(*size)
         grid = (layout.rows, layout.columns)
-        plan = self._plan(n_pictures, grid, around, options, context_left, still=still)
+        plan = plan_pictures(
+            self._header, n_pictures, grid, around, options, context_left, still=still
+        )
         pictures = spread_evenly(n_pictures, plan.frames)
         chosen = (pictures[:, None] * step + np.arange(step)).ravel()
         chosen = chosen[chosen < len(frames)]
-        return ChosenFrames([_scaled(frames[i], size) for i in chosen.tolist()], chosen)
+        return ChosenFrames([scaled_to(frames[i], size) for i in chosen.tolist()], chosen)
 
     def chosen_features(self, chosen: ChosenFrames) -> np.ndarray:
         """The features of what `choose_frames` gave."""
@@ -214,21 +222,10 @@ class VisionBundle:
     def encoding_version(
         self, options: PoolingOptions, n_frames: int, context_left: int | None
     ) -> str:
-        """What the features of at most `n_frames` depend on beside the frames, for a cache: "" for
-        nothing, so that another budget encodes nothing again."""
-        still, method = n_frames == 1, self._method(options)
-        detail = takes_any_size(self._header) or (still and self._header.has_tiles)
-        leaves_out = not still and method in ("full", "subsample")
-        if self._all_tiles or not (detail or leaves_out):
+        """What the features depend on beside the frames; see `encoding_version`."""
+        if self._all_tiles:
             return ""
-        budget = options.tokens
-        if budget is None and (still or method != "full"):
-            budget = STILL_TOKENS if still else DEFAULT_TOKENS
-        limits = [limit for limit in (budget, context_left) if limit is not None]
-        room = min(limits, default=None)
-        if room is not None and not still and not leaves_out:
-            room = max(room, VIDEO_PICTURE_TOKENS)  # pictures are no smaller than that
-        return f"{options.method if still or leaves_out else ''} {room}"
+        return encoding_version(self._header, options, n_frames, context_left)
 
     def features(self, frames: Sequence[np.ndarray], *, tiles: bool = False) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]`, as `choose_frames` gives them -> float16
@@ -238,7 +235,7 @@ class VisionBundle:
         """
         if self.cache is None:
             return self._encode(frames, tiles)
-        key = _content_key(self.version, frames, tiles)
+        key = content_key(self.version, frames, tiles)
         cached = self.cache.read(key)
         if cached is not None and "features" in cached:
             return cached["features"]
@@ -271,7 +268,9 @@ class VisionBundle:
         side = self.tower.image_size
         layout = self._layout(side, side)
         n_around = len(layout.begin) + len(layout.end)
-        return self._budget(options, self.frames, layout.rows, layout.n_tokens + n_around)
+        return token_budget(
+            self._header, options, self.frames, layout.rows, layout.n_tokens + n_around
+        )
 
     def prompt_parts(
         self,
@@ -320,71 +319,13 @@ class VisionBundle:
         still = len(video.times) == 1 and int(video.n_read) <= 1
         n_around = self._tokens_around(self._picture_times(video), n_pictures)
         grid = video.array.shape[1:3]
-        return self._plan(n_pictures, grid, n_around, options, context_left, still=still)
+        return plan_pictures(
+            self._header, n_pictures, grid, n_around, options, context_left, still=still
+        )
 
     def _n_pictures(self, video: EncodedFrames) -> int:
         """Number of pictures of the sampled frames, including those that were not encoded."""
         return max(len(video.array), -(-int(video.n_read) // self.tower.n_merged_frames))
-
-    def _plan(
-        self,
-        n_pictures: int,
-        grid: Sequence[int],
-        n_around: int,
-        options: PoolingOptions,
-        context_left: int | None,
-        *,
-        still: bool,
-    ) -> PoolingPlan:
-        """The plan for `n_pictures` with a `grid` of tokens and `n_around` around each group."""
-        rows, columns = grid
-        return plan_pooling(
-            self._budget(options, n_pictures, rows, rows * columns + n_around, still=still),
-            FrameTokens(rows, columns, grid=rows > 1),
-            frames=n_pictures,
-            group_tokens=n_around,
-            context_left=context_left,
-            method=self._method(options, rows),
-        )
-
-    def _method(self, options: PoolingOptions, rows: int | None = None) -> str:
-        """The requested pooling; for "auto", "full" if the family is not known to pool well.
-        `rows` of tokens, or None before they are known."""
-        in_full = options.method == AUTO and not self._pools_well(rows)
-        return "full" if in_full else options.method
-
-    def _budget(
-        self,
-        options: PoolingOptions,
-        pictures: int,
-        rows: int,
-        picture_tokens: int,
-        *,
-        still: bool = False,
-    ) -> int:
-        """The number of cells for a video.
-
-        pictures: number of them. rows: of a picture's grid. picture_tokens: cells of a picture with
-        the tokens around it.
-        """
-        if options.tokens is not None:
-            return options.tokens
-        if self._method(options, rows) == "full":
-            return pictures * picture_tokens
-        return max(STILL_TOKENS, picture_tokens) if still else DEFAULT_TOKENS
-
-    def _pools_well(self, rows: int | None) -> bool:
-        """Whether the family is known to pool well.
-
-        Its tokens must be the cells of a grid, or the outputs of a resampler's queries. A grid with
-        tokens between its rows (Pixtral), of which libmtmd reports one row, does not pool well.
-        """
-        header = self._header
-        if header.family is None:
-            return False
-        if rows is None:
-            return not (header.has_row_end or header.family.n_around)
-        return rows > 1 or not header.family.is_grid
 
     def pooling_summary(
         self,
@@ -457,28 +398,3 @@ class VisionBundle:
         """SHA-256, in hexadecimal, of the files' paths, sizes and dates, and of `tiles`."""
         files = [[str(path.absolute()), *stamp(path)] for path in (self.llm, self.mmproj)]
         return hashlib.sha256(json.dumps([files, self.tiles]).encode()).hexdigest()
-
-
-def _size(frame: np.ndarray) -> tuple[int, int]:
-    """Width and height of a frame `[H, W, 3]`."""
-    height, width = frame.shape[:2]
-    return width, height
-
-
-def _content_key(version: str, frames: Sequence[np.ndarray], tiles: bool) -> str:
-    """Cache key of frames: SHA-256, in hexadecimal, of the bundle's version, the pixels and
-    whether they are encoded with tiles."""
-    shapes = [frame.shape for frame in frames]
-    key = hashlib.sha256(json.dumps([version, shapes, tiles, "float16"]).encode())
-    for frame in frames:
-        key.update(frame.tobytes())
-    return key.hexdigest()
-
-
-def _scaled(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A frame, resized to a width and height."""
-    from PIL import Image
-
-    if _size(frame) == size:
-        return frame
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

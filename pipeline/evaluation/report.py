@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from reellama.gguf_tools.atomic_write import write_atomically
-from reellama.models.bundle import SCORES, Bundle
+from reellama.models.bundle import Bundle
+from reellama.models.bundle_config import SCORES
 from reellama.pipeline.evaluation import caption_metrics
 from reellama.pipeline.evaluation.accuracy import Accuracy
 from reellama.pipeline.evaluation.controls import control_warning

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from reellama.models.bundle import Bundle, version_of
-from reellama.models.bundle_config import BundleConfig
+from reellama.models.bundle import Bundle
+from reellama.models.bundle_config import BundleConfig, version_of
 from reellama.models.projector.temporal_projector import Projector
 from reellama.models.save_bundle import save_bundle
 from reellama.pipeline.evaluation.report import record_scores

@@ -26,7 +26,8 @@ def names(options: type) -> set[str]:
 
 
 def test_the_command_line_has_the_names_and_defaults_of_the_library() -> None:
-    assert names(FrameOptions) == names(VideoReadOptions) - {"max_side", "default_frames"}
+    of_bundles = {"max_side", "still_side", "default_frames"}
+    assert names(FrameOptions) == names(VideoReadOptions) - of_bundles
     assert names(AnswerOptions) <= names(Sampling) | names(GenerationOptions)
     assert FrameOptions().read_options() == VideoReadOptions()
     assert AnswerOptions().generation() == vars(GenerationOptions())

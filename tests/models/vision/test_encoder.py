@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reellama.models.bundle import BUNDLES
+from reellama.models.bundle_config import BUNDLES
 from reellama.models.synthetic.assets.pictures import load_pictures
 from reellama.models.vision.encoder import Tower, fold_batch_norms
 from reellama.models.vision.frame_pixels import TowerError

@@ -26,7 +26,7 @@ Run = Callable[..., Result]
 def bundle_is_there(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the bundle of the tests stand for the embedded one."""
     (tmp_path / "mini").symlink_to(small_bundle)
-    monkeypatch.setattr("reellama.models.bundle.BUNDLES", tmp_path)
+    monkeypatch.setattr("reellama.models.bundle_config.BUNDLES", tmp_path)
 
 
 @pytest.mark.usefixtures("bundle_is_there")
@@ -57,7 +57,7 @@ def test_what_is_missing_comes_with_the_command_that_mends_it(
         return "1.0"
 
     monkeypatch.setattr(doctor_checks, "version", version)
-    monkeypatch.setattr("reellama.models.bundle.BUNDLES", tmp_path)
+    monkeypatch.setattr("reellama.models.bundle_config.BUNDLES", tmp_path)
     result = reellama("doctor", "--json")
     assert result.status == 1
     bad = {c["name"]: c for c in json.loads(result.out)["checks"] if c["state"] == "bad"}

@@ -6,6 +6,8 @@ width, height = size_of(header, 1280, 720, tokens)
 
 from __future__ import annotations
 
+import numpy as np
+
 from reellama.gguf_tools.format.mmproj_header import MmprojHeader
 from reellama.models.token_pooling.options import STILL_TOKENS, PoolingOptions
 
@@ -81,3 +83,18 @@ def max_tokens(header: MmprojHeader) -> int:
 def _count(header: MmprojHeader, rows: int, columns: int) -> int:
     """Tokens of a grid, with those at the ends of its rows."""
     return rows * columns + (rows - 1 if header.has_row_end else 0)
+
+
+def frame_size_of(frame: np.ndarray) -> tuple[int, int]:
+    """Width and height of a frame `[H, W, 3]`."""
+    height, width = frame.shape[:2]
+    return width, height
+
+
+def scaled_to(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame, resized to a width and height."""
+    from PIL import Image
+
+    if frame_size_of(frame) == size:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))

@@ -14,8 +14,12 @@ from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.gguf_tools.mtmd.mtmd_tower import MtmdTower
 from reellama.gguf_tools.text.prompt_parts import Prompt, SoftTokens
 from reellama.models.array_cache import ArrayCache
-from reellama.models.picture_size import VIDEO_PICTURE_TOKENS, size_of, tokens_per_picture
 from reellama.models.token_pooling.options import DEFAULT_POOLING, PoolingOptions
+from reellama.models.token_pooling.picture_size import (
+    VIDEO_PICTURE_TOKENS,
+    size_of,
+    tokens_per_picture,
+)
 from reellama.models.vision_bundle import VisionBundle
 from tests.helpers import mtmd_pictures, small_mmproj, tiny_model
 
