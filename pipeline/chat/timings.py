@@ -7,7 +7,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reellama.pipeline.llm.engine import EngineStats
 
 
 @dataclass
@@ -36,6 +39,13 @@ class Timings:
             yield
         finally:
             setattr(self, name, getattr(self, name) + time.perf_counter() - start)
+
+    def set_answer(self, first_token: float, stats: EngineStats) -> None:
+        """Replace what is about the last answer; `first_token` in seconds."""
+        self.first_token = first_token
+        self.prefill, self.generate = stats.prefill_seconds, stats.generate_seconds
+        self.n_prompt, self.n_reused = stats.n_reused + stats.n_read, stats.n_reused
+        self.n_generated = stats.n_generated
 
     @property
     def tokens_per_second(self) -> float:

@@ -391,16 +391,9 @@ class VideoChat:
     def _timed(self, answer: TokenStream) -> TokenStream:
         """The tokens of `answer`; its stages are in `timings` afterwards."""
         asked_at = time.perf_counter()
-        self.timings.first_token = 0.0
+        first_token = 0.0
         with closing(answer):
             for token in answer:
-                self.timings.first_token = (
-                    self.timings.first_token or time.perf_counter() - asked_at
-                )
+                first_token = first_token or time.perf_counter() - asked_at
                 yield token
-        last = self.last
-        self.timings.prefill = last.prefill_seconds
-        self.timings.generate = last.generate_seconds
-        self.timings.n_prompt = last.n_reused + last.n_read
-        self.timings.n_reused = last.n_reused
-        self.timings.n_generated = last.n_generated
+        self.timings.set_answer(first_token, self.last)

@@ -41,10 +41,10 @@ from reellama.pipeline.llm.prompt import (
     tokenize_prompt,
 )
 from reellama.pipeline.llm.prompt_cache import ArrayStore, PromptCache, llm_key
+from reellama.pipeline.llm.scoring.token_probabilities import log_softmax
+from reellama.pipeline.llm.scoring.token_scorer import ScoredToken, Token, TokenScorer
 from reellama.pipeline.llm.text_stream import TextStream
-from reellama.pipeline.llm.token_probabilities import log_softmax
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import ScoredToken, Token, TokenScorer
 
 if TYPE_CHECKING:  # Jinja is imported when a prompt is first made
     from reellama.gguf_tools.text.chat_template import ChatTemplate

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.pipeline.llm.batching.batcher import Batcher, check_fits
 from reellama.pipeline.llm.batching.generation_job import Stopped
-from reellama.pipeline.llm.prompt_scorer import PromptScorer
+from reellama.pipeline.llm.scoring.prompt_scorer import PromptScorer
+from reellama.pipeline.llm.scoring.token_scorer import Token
 from reellama.pipeline.llm.text_embedding import TextEmbedder
-from reellama.pipeline.llm.token_scorer import Token
 from reellama.pipeline.server.admission.fair_thread_pool import FairThreadPool
 from reellama.pipeline.server.keep_alive import MAX_KEEP_ALIVE_SECONDS
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from reellama.pipeline.llm.batching.generation_job import GenerationStats
-from reellama.pipeline.llm.prompt_scorer import without_prefix
+from reellama.pipeline.llm.scoring.prompt_scorer import without_prefix
 from reellama.pipeline.llm.tool_calls.answer_parser import AnswerParser
 from reellama.pipeline.llm.tool_calls.chat_format import ChatFormat
 from reellama.pipeline.server.admission.admission_controller import AdmissionController

@@ -33,9 +33,9 @@ from reellama.pipeline.llm.batching.sequence_slots import JobState, SequenceSlot
 from reellama.pipeline.llm.batching.step_planner import N_BATCH, SequenceSpan, StepPlanner
 from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import PromptPart, Text, TokenizedPrompt, tokenize_prompt
+from reellama.pipeline.llm.scoring.token_scorer import TokenScorer
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import TokenScorer
 
 # A prompt prefers a sequence if it can reuse more than this share of the sequence's cells.
 MIN_REUSED_SHARE = 0.5

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from reellama.pipeline.llm.batching.generation_job import GenerationJob
 from reellama.pipeline.llm.cached_tokens import CachedTokens
 from reellama.pipeline.llm.prompt import TokenizedPrompt, TokenSpan
+from reellama.pipeline.llm.scoring.token_scorer import ScoredToken
 from reellama.pipeline.llm.text_stream import TextStream
 from reellama.pipeline.llm.token_sampling import Sampler
-from reellama.pipeline.llm.token_scorer import ScoredToken
 
 # Positions left to read up to which a prompt is short. Short prompts are read in as few steps as
 # possible, SHORT_PREFILL positions in each: a step takes nearly as long for one answer as for all.

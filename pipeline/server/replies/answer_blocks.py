@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reellama.pipeline.llm.token_scorer import Token
+from reellama.pipeline.llm.scoring.token_scorer import Token
 from reellama.pipeline.llm.tool_calls.answer_events import (
     AnswerEvent,
     CallDelta,

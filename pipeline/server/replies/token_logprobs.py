@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from reellama.pipeline.llm.token_scorer import Token
+from reellama.pipeline.llm.scoring.token_scorer import Token
 
 # Stands for the logarithm of 0, which JSON cannot hold; a float32 softmax gives no probability that
 # is smaller but not 0.

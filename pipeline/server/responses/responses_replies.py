@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 from reellama.pipeline.llm.batching.generation_job import GenerationStats
-from reellama.pipeline.llm.token_scorer import Token
+from reellama.pipeline.llm.scoring.token_scorer import Token
 from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 from reellama.pipeline.server.replies.answer_blocks import AnswerBlock, BlockEvent
 from reellama.pipeline.server.replies.token_logprobs import token_logprobs

@@ -17,7 +17,7 @@ from reellama.pipeline.evaluation.answer_matching import (
     mentioned_choices,
 )
 from reellama.pipeline.llm.engine import Engine, Text
-from reellama.pipeline.llm.token_probabilities import log_softmax
+from reellama.pipeline.llm.scoring.token_probabilities import log_softmax
 from tests.helpers.forced_sampling import ROUNDING, saying
 
 pytestmark = pytest.mark.numeric

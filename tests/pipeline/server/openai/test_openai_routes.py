@@ -18,7 +18,7 @@ from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.models.bundle import Bundle
 from reellama.pipeline.llm.engine import Engine
 from reellama.pipeline.llm.prompt import TokenIds
-from reellama.pipeline.llm.token_probabilities import log_softmax
+from reellama.pipeline.llm.scoring.token_probabilities import log_softmax
 from tests.helpers.live_server import data_url, serving
 
 pytestmark = pytest.mark.numeric

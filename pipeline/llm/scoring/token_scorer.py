@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reellama.gguf_tools.text.tokenizer import Tokenizer
-from reellama.pipeline.llm.token_probabilities import TokenProbabilities
+from reellama.pipeline.llm.scoring.token_probabilities import TokenProbabilities
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from reellama.pipeline.llm.token_probabilities import TokenProbabilities
+from reellama.pipeline.llm.scoring.token_probabilities import TokenProbabilities
 
 pytestmark = pytest.mark.numeric
 

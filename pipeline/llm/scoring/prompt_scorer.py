@@ -15,8 +15,8 @@ from reellama.gguf_tools.runtime.context import Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.runtime.free_cores import long_computation
 from reellama.gguf_tools.text.tokenizer import Tokenizer
+from reellama.pipeline.llm.scoring.token_scorer import ScoredToken, Token, TokenScorer
 from reellama.pipeline.llm.text_stream import TextStream
-from reellama.pipeline.llm.token_scorer import ScoredToken, Token, TokenScorer
 
 # Positions that are read at a time. The logits of each are kept until the next are read: those of
 # 64 take 40 MB in a vocabulary of 152,000 tokens.

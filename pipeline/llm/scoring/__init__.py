@@ -1,0 +1,1 @@
+"""How likely tokens were: of an answer, and of a prompt."""
