@@ -52,7 +52,7 @@ from reellama.models.token_pooling.picture_size import (
 )
 from reellama.models.token_pooling.plan import PoolingPlan
 from reellama.models.token_pooling.pool import pool
-from reellama.models.vision_prompt import soft_tokens, tiled_parts, timestamp
+from reellama.models.vision_prompt import mmproj_warning, soft_tokens, tiled_parts, timestamp
 
 FRAMES = 16  # default number; encoding them takes most of the time before an answer
 MAX_FRAMES = 256  # where a user asks for a rate: all of them are in memory at once
@@ -150,13 +150,8 @@ class VisionBundle:
 
     @property
     def warning(self) -> str:
-        """That tokens are not pooled, for a family that is not known to pool well; else ""."""
-        if self._all_tiles or self._header.family is not None:
-            return ""
-        return (
-            f"{self.mmproj.name}: its family, {self._header.projector_type}, is not known to pool "
-            "well, so frames are shown in full, unless --pooling names a method"
-        )
+        """What makes answers worse with this mmproj, or how it is treated otherwise; else ""."""
+        return mmproj_warning(self._header, tiles=self._all_tiles)
 
     @property
     def max_side(self) -> int:

@@ -1,4 +1,4 @@
-"""How the tokens of a vision GGUF stand in a prompt: positions, times, and tiles."""
+"""How the tokens of a vision GGUF stand in a prompt: positions, times and tiles; warnings."""
 
 from __future__ import annotations
 
@@ -21,6 +21,21 @@ def timestamp(header: MmprojHeader, seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     return TIMESTAMPS.get(header.projector_type, "<{minutes}:{rest:02}>").format(
         seconds=seconds, minutes=minutes, rest=rest
+    )
+
+
+def mmproj_warning(header: MmprojHeader, *, tiles: bool) -> str:
+    """What makes answers with an mmproj worse, or how its tokens are treated otherwise; else ""."""
+    if header.loses_first_patch:
+        return (
+            f"{header.path.name}: this version of llama.cpp sees pictures of a CLIP tower one "
+            "patch off (its issue 25814), so answers are worse than the model's own"
+        )
+    if tiles or header.family is not None:
+        return ""
+    return (
+        f"{header.path.name}: its family, {header.projector_type}, is not known to pool well, so "
+        "frames are shown in full, unless --pooling names a method"
     )
 
 

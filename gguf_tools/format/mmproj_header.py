@@ -27,6 +27,8 @@ MAX_PATCH_SIZE = (1 << 16) - 1
 MAX_NUMBER = 1 << 20  # of widths, layers and queries
 LONG_QUERIES, SHORT_QUERIES = 96, 64  # of MiniCPM-V 2 and 2.5, and of those after
 SHORT_VERSIONS = frozenset({3, 4, 5, 6, 100045})  # of clip.minicpmv_version
+# Projectors whose tower is computed by clip.cpp's clip_graph_llava.
+LLAVA_TOWERS = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2", "adapter"})
 DEEPSTACK = re.compile(r"v\.deepstack\.(\d+)\.fc1\.weight")
 
 
@@ -50,6 +52,8 @@ class MmprojHeader:
         image_mean, image_std: of red, green and blue, to normalize pixels with.
         has_tiles: whether llama.cpp cuts large pictures into tiles.
         has_row_end: whether a token follows each row but the last.
+        loses_first_patch: whether llama.cpp shifts the patches by one: it puts CLIP's class token
+            behind them and reads it as the first (its issue 25814).
     """
 
     path: Path
@@ -70,6 +74,7 @@ class MmprojHeader:
     image_std: tuple[float, ...] | None
     has_tiles: bool
     has_row_end: bool
+    loses_first_patch: bool
 
     @property
     def token_side(self) -> int | None:
@@ -134,6 +139,7 @@ def mmproj_header(file: GGUFFile) -> MmprojHeader:
         has_tiles=bool(family and family.tiles)
         or bool(metadata.get("clip.vision.image_grid_pinpoints")),
         has_row_end=bool(family and family.row_end and family.row_end in file.tensors),
+        loses_first_patch=projector_type in LLAVA_TOWERS and "v.class_embd" in file.tensors,
     )
 
 

@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -138,6 +139,14 @@ def test_tiles_and_names_that_headers_add(tmp_path: Path) -> None:
     assert made(tmp_path, "mlp", **{"clip.vision.image_grid_pinpoints": [336, 672]}).has_tiles
     both = {"clip.projector_type": None, "clip.vision.projector_type": "qwen2.5o"}
     assert made(tmp_path, "qwen2.5vl_merger", **both).projector_type == "qwen2.5vl_merger"
+
+
+@pytest.mark.parametrize(("family", "shifted"), [("mlp", True), ("ldp", True), ("idefics3", False)])
+def test_patches_of_a_clip_tower_are_shifted(tmp_path: Path, family: str, shifted: bool) -> None:
+    token = {"v.class_embd": np.zeros(small_mmproj.N_TOWER, np.float32)}
+    path = small_mmproj.write(tmp_path / "mmproj.gguf", family, tensors=token)
+    assert mmproj_header(read_gguf(path)).loses_first_patch == shifted
+    assert not made(tmp_path, family).loses_first_patch  # SigLIP has no class token
 
 
 def test_an_mmproj_is_known_by_its_header(tmp_path: Path, tiny_llama: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 from reellama.gguf_tools.format.reader import read_gguf
 from reellama.gguf_tools.locate.vision_models import VisionModel
 from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
+from reellama.models.open_bundle import open_bundle
 from reellama.models.token_pooling.options import PoolingOptions
 from reellama.pipeline.long_video.timeline import LongVideo
 from reellama.pipeline.video.clip import open_video
 from reellama.pipeline.video.read_options import VideoReadOptions
 from tests.conftest import Result
-from tests.helpers import small_mmproj
+from tests.helpers import small_mmproj, tiny_model
 from tests.helpers.ollama_server import serve
 
 Run = Callable[..., Result]
@@ -128,6 +129,15 @@ def test_a_family_that_is_not_known_to_pool_shows_frames_in_full_and_says_so_onc
     )
     assert result.status == 0
     assert result.err.count("not known to pool well") == 1
+
+
+def test_a_clip_tower_that_llama_cpp_reads_wrongly_is_pointed_out(tmp_path: Path) -> None:
+    llm = tiny_model.write(tmp_path / "llm.gguf")
+    token = {"v.class_embd": np.zeros(small_mmproj.N_TOWER, np.float32)}
+    clip = small_mmproj.write(tmp_path / "mmproj-clip.gguf", tensors=token)
+    siglip = small_mmproj.write(tmp_path / "mmproj-siglip.gguf")
+    assert "mmproj-clip.gguf: this version" in open_bundle(llm, clip).warning
+    assert not open_bundle(llm, siglip).warning
 
 
 def test_a_chat_goes_on_where_it_was_saved(
