@@ -46,7 +46,7 @@ def push(
     if (n := len(part_names(llm.name))) > 1:
         raise ReellamaError(
             f"{llm} is one model in {n} files, and Ollama takes it in one: "
-            "join them with llama.cpp's llama-gguf-split --merge"
+            f"join them first (reellama gguf join {llm.name} -o MODEL.gguf)"
         )
     for path, scale in bundle.lora:
         if scale != 1:
