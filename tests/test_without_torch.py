@@ -153,8 +153,8 @@ def test_a_task_that_the_benchmark_does_not_have_is_said_all_the_same(
     reellama: Installation,
 ) -> None:
     ended = reellama("eval", "mini", "--benchmark", "--task", "nope")
-    assert (ended.status, ended.err.count("\n")) == (1, 1), ended
-    assert "the benchmark has no such task; it has action, " in ended.err
+    assert ended.status == 2, ended
+    assert "the benchmark has no such task; it has action, " in " ".join(ended.err.split())
 
 
 def test_a_network_that_was_not_exported_says_what_to_do_once(

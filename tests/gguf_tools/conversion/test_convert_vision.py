@@ -297,5 +297,5 @@ def test_the_command_writes_both_files(
     small = reellama("gguf", "convert", folders["gemma3"], "f16", "--mmproj-type", "q8_0")
     assert small.out.splitlines() == [names[0], "mmproj-tiny-gemma3-Q8_0.gguf"]
     other = reellama("gguf", "convert", folders["gemma3"], "--mmproj-type", "q4_0", "--force")
-    assert other.status == 1
-    assert "no mmproj of type Q4_0: give F32, F16, BF16, Q8_0" in other.err
+    assert other.status == 2
+    assert "cannot convert to q4_0: give F32, F16, BF16, Q8_0" in other.err

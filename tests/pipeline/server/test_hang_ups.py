@@ -76,7 +76,7 @@ def test_downloads_that_do_not_end_hold_up_nothing_else(
         assert may_end.wait(120)
         return tmp_path / "none.gguf"
 
-    monkeypatch.setattr(model_routes, "_downloaded", download)
+    monkeypatch.setattr(model_routes, "_download", download)
     with serving(n_ctx=256, store=tmp_path) as url:
         try:
             pulls = [send(url, "/api/pull", {"model": f"hf.co/a/b{i}"}) for i in range(40)]

@@ -67,7 +67,12 @@ def test_nothing_stays_of_a_command_that_is_stopped(
     command = [sys.executable, "-m", "reellama", "ask", "-", "What?"]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        # Under `nohup` the tests ignore it, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None
         process.stdin.write(square_video.read_bytes())
