@@ -220,7 +220,11 @@ class VisionBundle:
         """What the features depend on beside the frames; see `encoding_version`."""
         if self._all_tiles:
             return ""
-        return encoding_version(self._header, options, n_frames, context_left)
+        # Whether a file has one frame is known once it was decoded, and may change the choice.
+        versions = (
+            encoding_version(self._header, options, n, context_left) for n in sorted({1, n_frames})
+        )
+        return ";".join(filter(None, versions))
 
     def features(self, frames: Sequence[np.ndarray], *, tiles: bool = False) -> np.ndarray:
         """uint8 RGB frames `[H, W, 3]`, as `choose_frames` gives them -> float16

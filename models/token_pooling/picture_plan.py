@@ -69,7 +69,7 @@ def token_budget(
 def encoding_version(
     header: MmprojHeader, options: PoolingOptions, n_frames: int, context_left: int | None
 ) -> str:
-    """What the features of at most `n_frames` depend on beside the frames, for the key of a cache.
+    """What the features of `n_frames` depend on beside the frames, for the key of a cache.
 
     Empty if they depend on nothing else, so that another budget encodes nothing again.
     """

@@ -29,7 +29,6 @@ from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.progress_callbacks import Progress
 from reellama.pipeline.video.clip import Clip, UnreadFrames, VideoInput, opened, read_frames
 from reellama.pipeline.video.file_digest import file_digest
-from reellama.pipeline.video.file_signature import container_kind
 from reellama.pipeline.video.read_options import VideoReadOptions
 from reellama.pipeline.video.subtitles import Subtitle, sidecars
 
@@ -151,9 +150,9 @@ class VideoEncoder:
         if self.cache is None:
             return None
         with suppress(OSError):
-            may_be_still = path.is_file() and container_kind(path) is None
-            n_frames = 1 if may_be_still else read_options.n_frames
-            version = self.bundle.version + self.bundle.encoding_version(pooling, n_frames, cells)
+            version = self.bundle.version + self.bundle.encoding_version(
+                pooling, read_options.n_frames, cells
+            )
             return encoding_key(_digests(path), read_options, version)
         return None
 

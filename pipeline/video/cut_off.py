@@ -5,7 +5,6 @@ Both are detected by the sizes and markers in the container.
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 import struct
@@ -20,6 +19,9 @@ _ASF_BROADCAST = 1  # flag of a live stream, whose header has no size
 _MXF_PARTITION = bytes.fromhex("060e2b34020501010d01020101")  # a pack of any kind and state
 _HEAD = 1 << 16  # bytes at the beginning of a file that are searched
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_FLV_HEADER = re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09")
+_FLV_HEADER_BYTES = 9
+_PIECE_BYTES = 1 << 20  # that are read and searched at a time
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes of the largest page
 _OGG_LAST_PAGE = 4  # flag of the last page of a stream
 
@@ -94,9 +96,14 @@ def _vint(data: bytes) -> int | None:
 
 
 def _has_second_flv(file: BinaryIO, length: int) -> bool:
-    """Whether there is a second header."""
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return bool(re.compile(rb"FLV\x01[\x01\x04\x05]\0\0\0\x09").search(data, 9))
+    """Whether there is a second header. Read piece by piece: the film may exceed the memory."""
+    file.seek(_FLV_HEADER_BYTES)
+    piece = b""
+    while chunk := file.read(_PIECE_BYTES):
+        piece = piece[-(_FLV_HEADER_BYTES - 1) :] + chunk
+        if _FLV_HEADER.search(piece):
+            return True
+    return False
 
 
 def _mp4_end(file: BinaryIO, length: int) -> int:

@@ -168,8 +168,9 @@ class MediaEncoder:
         context_left: int | None,
     ) -> EncodedClip:
         read_options = read_options.for_bundle(bundle)
-        n_frames = 1 if _is_still(clip) else read_options.n_frames
-        version = bundle.version + bundle.encoding_version(pooling, n_frames, context_left)
+        version = bundle.version + bundle.encoding_version(
+            pooling, read_options.n_frames, context_left
+        )
 
         async def decode_and_encode() -> EncodedClip:
             async with self._children.acquire():
@@ -264,11 +265,6 @@ def _is_plain_picture(item: MediaItem) -> bool:
     if item.times is not None and kinds != {"picture"}:
         raise MediaError("the frames of a video with times must be pictures")
     return item.is_plain and kinds == {"picture"}
-
-
-def _is_still(clip: MediaItem) -> bool:
-    kinds = [content_kind(content) for content in clip.contents]
-    return kinds == ["picture"]
 
 
 def _key(clip: MediaItem, read_options: VideoReadOptions, version: str) -> str:

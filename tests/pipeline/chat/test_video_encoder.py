@@ -14,10 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.locate.vision_models import VisionModel
+from reellama.gguf_tools.text.prompt_parts import count_soft_tokens
 from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
+from reellama.models.synthetic.video_writer import write_video
+from reellama.models.token_pooling.options import PoolingOptions
+from reellama.models.vision_bundle import VisionBundle
 from reellama.pipeline.chat.timings import Timings
 from reellama.pipeline.chat.video_chat import VideoChat
 from reellama.pipeline.chat.video_encoder import VideoEncoder
@@ -131,6 +137,43 @@ def test_a_large_file_is_known_by_its_date(
     os.utime(video, (1, 1))
     encode(video)
     assert len(reads) == 2
+    other = video.with_name("other.mp4")
+    other.write_bytes(video.read_bytes())
+    os.utime(other, (1, 1))
+    other.replace(video)  # another file of the same size and date
+    encode(video)
+    assert len(reads) == 3
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "pooling"),
+    [("smolvlm", "one.mp4", "auto"), ("gemma3", "animation.gif", "subsample")],
+)
+def test_another_budget_of_what_may_be_a_still_is_encoded_anew(
+    vision_model: Callable[[str], VisionModel],
+    tmp_path: Path,
+    family: str,
+    name: str,
+    pooling: str,
+) -> None:
+    model, file = vision_model(family), tmp_path / name
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (1 if name == "one.mp4" else 12, 224, 224, 3), dtype=np.uint8)
+    if name == "one.mp4":
+        write_video(file, pictures, 10.0)
+    else:
+        first, *others = map(Image.fromarray, pictures)
+        first.save(file, save_all=True, append_images=others, duration=500)
+    bundle = VisionBundle(model.llm, model.mmproj)
+
+    def rows(cache: ArrayCache | None, tokens: int | None) -> int:
+        options = PoolingOptions(tokens, pooling)
+        encoder = VideoEncoder(bundle, cache)
+        encoded = encoder.encode(file, VideoReadOptions(), Timings(), None, options, lambda: 3000)
+        return count_soft_tokens(bundle.prompt_parts(encoded.encoded, options, 3000))
+
+    budgets, kept = (60, 2000), ArrayCache(tmp_path / "kept")
+    assert [rows(kept, tokens) for tokens in budgets] == [rows(None, tokens) for tokens in budgets]
 
 
 def test_a_file_that_changes_while_it_is_looked_at_is_not_kept(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from reellama.pipeline.video import cut_off
 from reellama.pipeline.video.clip import read_frames
 from reellama.pipeline.video.read_options import SamplingMode
 from reellama.pipeline.video.source import VideoError
@@ -184,6 +185,17 @@ def test_frames_that_the_end_of_a_file_lacks_are_not_called_the_same(tmp_path: P
     path = tmp_path / "cut.flv"
     path.write_bytes(whole[: len(whole) // 2])
     assert not any("would be the same" in note for note in read_frames(path, frames=8).notes)
+
+
+def test_a_second_film_in_an_flv_is_found_wherever_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = write_film(tmp_path / "film.flv", steady(1)).read_bytes()
+    two = tmp_path / "two.flv"
+    two.write_bytes(film + film)
+    for n_bytes in (7, 64, len(film) - 13, len(film)):
+        monkeypatch.setattr(cut_off, "_PIECE_BYTES", n_bytes)
+        assert cut_off.film_follows(two) and not cut_off.film_follows(tmp_path / "film.flv")
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
