@@ -164,8 +164,9 @@ class VisionBundle:
     def still_side(self) -> int:
         """The same of a still, or of the one frame that is taken of a video."""
         header = self._header
-        in_detail = header.family is None or takes_any_size(header) or header.has_tiles
-        return DETAIL_SIDE if in_detail else self.max_side
+        if takes_any_size(header) or header.has_tiles:
+            return DETAIL_SIDE
+        return self.max_side  # nothing scales the pictures of an unknown family to a budget
 
     @property
     def _all_tiles(self) -> bool:

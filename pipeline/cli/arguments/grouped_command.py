@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Any
 
 from typer import BadParameter
@@ -61,7 +61,7 @@ class GroupedCommand(TyperCommand):
             return super().parse_args(ctx, list(args))
         except Exception as error:
             if type(error).__name__ == "NoSuchOption":
-                files = [word for word in args if word.startswith("-") and Path(word).exists()]
+                files = [word for word in args if word.startswith("-") and os.path.exists(word)]
                 if files:
                     raise BadParameter(f"{files[0]} is a file: call it ./{files[0]}", ctx) from None
             missing = getattr(error, "param", None)
@@ -96,4 +96,4 @@ GROUPED: dict[str, Any] = {"cls": GroupedCommand, "no_args_is_help": True}
 
 
 def _is_video(word: str) -> bool:
-    return Path(word).exists() or ("://" in word and " " not in word)
+    return os.path.exists(word) or ("://" in word and " " not in word)

@@ -166,6 +166,12 @@ def test_a_still_has_its_tiles_where_the_budget_holds_them(
     assert bundle.still_side == 2048
 
 
+def test_a_still_for_an_unknown_family_is_read_no_larger_than_a_frame(tmp_path: Path) -> None:
+    llm = tiny_model.write(tmp_path / "llm.gguf", "llama")
+    bundle = VisionBundle(llm, small_mmproj.write_lightonocr(tmp_path / "mmproj.gguf"))
+    assert bundle.still_side == bundle.max_side
+
+
 def test_tiles_of_a_picture_that_keeps_its_shape_have_their_own_numbers(tmp_path: Path) -> None:
     llm = tiny_model.write(tmp_path / "llm.gguf", "llama")
     path = small_mmproj.write(tmp_path / "mmproj.gguf", "lfm2")

@@ -225,3 +225,11 @@ def test_shells_complete_commands_and_options(shell: str) -> None:
     env |= {"_REELLAMA_COMPLETE": "complete_bash", "COMP_WORDS": "reellama ti", "COMP_CWORD": "1"}
     offered = subprocess.run([*REELLAMA], cwd=ROOT, env=env, capture_output=True, text=True)
     assert offered.stdout.split() == ["timeline"]
+
+
+def test_a_word_that_is_too_long_for_a_file_name_is_no_file(
+    reellama: Run, square_video: Path
+) -> None:
+    result = reellama("ask", square_video, "What?", f"--foo={'a' * 300}")
+    assert result.status == 2
+    assert "No such option: --foo" in result.err
