@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from reellama.gguf_tools.atomic_write import stamp
 from reellama.pipeline.llm.batching.batcher import Batcher, check_fits
@@ -46,7 +47,9 @@ class LoadedModel:
     last_used_at: float = field(default_factory=time.monotonic)
     embedder: TextEmbedder | None = None
     scorer: PromptScorer | None = None
-    bundle: VideoBundle | None = None  # encodes pictures and videos for it
+    # They encode pictures and videos for the model: several where one LLM has several names. Weak,
+    # so that a bundle whose files changed goes once it was opened anew and no request uses it.
+    bundles: WeakSet[VideoBundle] = field(default_factory=WeakSet)
     _n_threads: int = 0  # in `in_use`
     _released: threading.Condition = field(default_factory=threading.Condition)
     _closed: bool = False

@@ -84,7 +84,8 @@ class ModelPool:
             loaded = self._loaded[key]
             loaded.users += 1
             loaded.name = registered.service_name
-            loaded.bundle = registered.bundle or loaded.bundle
+            if registered.bundle is not None:
+                loaded.bundles.add(registered.bundle)
         if keep_alive is not None:
             loaded.keep_alive = keep_alive
         return loaded, load_seconds
@@ -170,9 +171,9 @@ class ModelPool:
         if self._loaded.get(loaded.key) is loaded:
             del self._loaded[loaded.key]
             await asyncio.to_thread(loaded.close)
-            bundle = loaded.bundle
-            if bundle and all(other.bundle is not bundle for other in self._loaded.values()):
-                await asyncio.to_thread(bundle.unload)
+            for bundle in list(loaded.bundles):
+                if all(bundle not in other.bundles for other in self._loaded.values()):
+                    await asyncio.to_thread(bundle.unload)
 
     async def _unload_periodically(self) -> None:
         """Unload models that have expired, or when memory is short."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reellama.pipeline.llm.batching.generation_job import Stopped
-from reellama.pipeline.server.loaded_model import LoadedModel
+from reellama.pipeline.server.loaded_model import Key, LoadedModel
 from reellama.pipeline.server.model_pool import ModelPool
 from reellama.pipeline.server.settings import Settings
 
@@ -28,6 +28,47 @@ class SlowToClose:
 def idle_model(name: str, used: float) -> LoadedModel:
     batcher: Any = SlowToClose()
     return LoadedModel(name, ((Path(name), (0, 0), None),), batcher, 0.0, -1, last_used_at=used)
+
+
+class Tower:
+    """What stands for a bundle: whether its tower was freed."""
+
+    lora = ()
+    is_unloaded = False
+
+    def unload(self) -> None:
+        self.is_unloaded = True
+
+
+def test_a_model_takes_the_towers_of_all_its_bundles_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of one LLM that is asked for by the server's name for it and by its path."""
+    batcher: Any = SlowToClose()
+    batcher.may_close.set()
+    first, second, shared = Tower(), Tower(), Tower()
+
+    async def load(_registered: Any, key: Key, _lora: Any) -> LoadedModel:
+        return LoadedModel("llm", key, batcher, 0.0, -1)
+
+    async def run() -> None:
+        pool = ModelPool(Settings())
+        monkeypatch.setattr(pool, "_load", load)
+
+        async def use(bundle: Tower, *files: Path) -> LoadedModel:
+            registered: Any = SimpleNamespace(files=files, bundle=bundle, service_name="llm")
+            registered.manifest = SimpleNamespace(adapters=())
+            loaded, _ = await pool.acquire(registered, None)
+            await pool.release(loaded)
+            return loaded
+
+        loaded = [await use(bundle) for bundle in (first, second, shared, first)]
+        await use(shared, Path(__file__))
+        await pool._unload(loaded[0])
+
+    asyncio.run(run())
+    assert first.is_unloaded and second.is_unloaded
+    assert not shared.is_unloaded  # another model sees with it
 
 
 def test_a_model_that_is_taken_while_another_goes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
