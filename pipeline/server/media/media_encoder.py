@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -194,14 +193,17 @@ class MediaEncoder:
             return ()
         key = (content_digest(clip.contents[0]), read_options.start, read_options.end)
         if key not in self._subtitles:
-            with suppress(
-                MediaError
-            ):  # errors of the file were raised when its frames were decoded
+            try:
                 async with self._children.acquire():
-                    self._subtitles[key] = await read_subtitles(clip, read_options, self.limits)
+                    lines = await read_subtitles(clip, read_options, self.limits)
+            except MediaError as error:  # errors of the frames were raised when those were decoded
+                if error.status == 503:  # the file has changed: the key is no longer its own
+                    return ()
+                lines = ()  # what takes too long would do so again with the next question
+            self._subtitles[key] = lines
             while len(self._subtitles) > MAX_CACHED_SUBTITLES:
                 del self._subtitles[next(iter(self._subtitles))]
-        return self._subtitles.get(key, ())
+        return self._subtitles[key]
 
     def _encode(
         self,

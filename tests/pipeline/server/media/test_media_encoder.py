@@ -1,5 +1,6 @@
 """Hostile and broken media: a reason with a 4xx, and a server that goes on."""
 
+import asyncio
 import base64
 import io
 import os
@@ -13,7 +14,13 @@ import httpx
 import pytest
 from PIL import Image
 
+from reellama.pipeline.server.media import media_encoder
+from reellama.pipeline.server.media.decode_process import MediaLimits
+from reellama.pipeline.server.media.media_encoder import MediaEncoder
+from reellama.pipeline.server.media.media_items import MediaError, MediaItem
+from reellama.pipeline.server.media.soft_token_cache import SoftTokenCache
 from reellama.pipeline.video.clip import read_frames
+from reellama.pipeline.video.read_options import VideoReadOptions
 from tests.helpers.live_server import serving
 
 
@@ -121,6 +128,29 @@ def test_the_same_bytes_are_decoded_once(url: str, cache: Path, square_video: Pa
     text = httpx.get(f"{url}/metrics").text
     assert 'reellama_videos_total{found="memory"}' in text
     assert list(cache.glob("*.npz"))
+
+
+@pytest.mark.parametrize(("status", "n_reads"), [(413, 1), (503, 2)], ids=["too-slow", "changed"])
+def test_subtitles_that_take_too_long_are_not_read_again(
+    square_video: Path, monkeypatch: pytest.MonkeyPatch, status: int, n_reads: int
+) -> None:
+    reads = []
+
+    async def read_subtitles(*arguments: Any) -> None:
+        reads.append(arguments)
+        raise MediaError("no subtitles", status)
+
+    monkeypatch.setattr(media_encoder, "read_subtitles", read_subtitles)
+    clip = MediaItem((square_video.read_bytes(),))
+
+    async def ask_twice() -> None:
+        encoder = MediaEncoder(MediaLimits(), SoftTokenCache(None))
+        for _ in range(2):
+            assert await encoder._read_subtitles(clip, VideoReadOptions()) == ()
+        encoder.close()
+
+    asyncio.run(ask_twice())
+    assert len(reads) == n_reads
 
 
 def test_several_pictures_are_one_clip(url: str, square_video: Path) -> None:
