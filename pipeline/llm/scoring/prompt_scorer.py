@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,14 +34,23 @@ class PromptScorer:
         n_ctx: int,
         lora: Sequence[tuple[Path, float]] = (),
     ) -> None:
+        self._model, self._n_ctx, self._lora = model, n_ctx, lora
+        self._opened = ExitStack()
+        self._scorer = TokenScorer(tokenizer, tokenizer.n_vocab)
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _context(self) -> Context:
+        """The context, whose KV cache takes memory: it is made when a prompt is first decoded."""
         settings = ContextSettings(n_batch=PIECE, n_ubatch=PIECE)
         with ExitStack() as opened:
-            self._context = opened.enter_context(Context(model, n_ctx, settings, n_outputs=PIECE))
-            if lora:
-                self._context.set_adapters(lora)
+            context = opened.enter_context(
+                Context(self._model, self._n_ctx, settings, n_outputs=PIECE)
+            )
+            if self._lora:
+                context.set_adapters(self._lora)
             self._opened = opened.pop_all()
-        self._scorer = TokenScorer(tokenizer, self._context.n_vocab)
-        self._lock = threading.Lock()
+        return context
 
     def score(
         self, ids: Sequence[int], n_probs: int, check: Callable[[], None] = lambda: None
