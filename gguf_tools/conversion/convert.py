@@ -62,6 +62,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.mmproj_header import MMPROJ_ARCHITECTURE
 from reellama.gguf_tools.format.mmproj_types import MMPROJ_TYPES
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
+from reellama.gguf_tools.user_paths import expand_user
 
 FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32,
@@ -125,9 +126,9 @@ def convert(
             tokenizer, the disk is too full, or a weight is not finite or too large for F16. No file
             is written.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_user(folder)
     if is_adapter(folder):
-        model = base_folder(folder, Path(base).expanduser() if base is not None else None)
+        model = base_folder(folder, expand_user(base) if base is not None else None)
         return _convert_adapter(folder, model, type_, output, force, progress)
     if base is not None:
         raise ReellamaError(f"{folder} is no LoRA adapter of PEFT: --base is for those")
@@ -149,7 +150,7 @@ def _plan_files(
     if mmproj_type not in MMPROJ_TYPES:
         raise ReellamaError(f"no mmproj of type {mmproj_type}: give {', '.join(MMPROJ_TYPES)}")
     name = model_name(folder)
-    path = Path(output or f"{name}-{type_}.gguf").expanduser()
+    path = expand_user(output or f"{name}-{type_}.gguf")
     with reporting_damage(folder / "config.json"):
         plan = plan_tensors(folder, architecture, config, language, GGMLQuantizationType[type_])
         notes = hyperparameters.notes(architecture, config)
@@ -180,7 +181,7 @@ def _convert_adapter(
     tensors = adapter_tensors(folder)
     type_ = _type(type_, tensors)
     plan = plan_adapter(folder, architecture, config, tensors, GGMLQuantizationType[type_])
-    path = Path(output or f"{model_name(folder)}-{type_}.gguf").expanduser()
+    path = expand_user(output or f"{model_name(folder)}-{type_}.gguf")
     add = partial(_add_adapter, plan)
     files = [_File(path, type_, plan.tensors, MODEL_ARCH_NAMES[architecture.arch], add)]
     _check_outputs(files, force)

@@ -35,6 +35,7 @@ from reellama.gguf_tools.conversion.tensor_plan import (
 )
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.reader import TOKEN_EMBEDDINGS
+from reellama.gguf_tools.user_paths import expand_user
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TENSOR = re.compile(r"^(?:base_model\.model\.)?(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?$")
@@ -67,8 +68,8 @@ def base_folder(folder: Path, base: Path | None) -> Path:
         return base
     path = folder / ADAPTER_CONFIG
     name = read_json(path).get("base_model_name_or_path")
-    if isinstance(name, str) and name and (Path(name).expanduser() / "config.json").is_file():
-        return Path(name).expanduser()
+    if isinstance(name, str) and name and (expand_user(name) / "config.json").is_file():
+        return expand_user(name)
     raise ReellamaError(
         f"{path} names the model {name!r:.80}, which is no folder here: give --base FOLDER, with "
         "its config.json"

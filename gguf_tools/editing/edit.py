@@ -25,6 +25,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_cursor import STRUCT_FORMATS
 from reellama.gguf_tools.format.header_writer import raw_entries, typed_entry, value_type
 from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.user_paths import expand_user
 
 TEMPLATE = "tokenizer.chat_template"
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
@@ -113,7 +114,7 @@ def edit(
     for setting in settings:
         _check_key(setting.key)
         entries[setting.key] = _entry(setting, entries)
-    file = NewFile(Path(output).expanduser(), entries, stored_tensors(parts))
+    file = NewFile(expand_user(output), entries, stored_tensors(parts))
     check_targets([file], parts, force=force)
     write_files([file], progress)
     return file

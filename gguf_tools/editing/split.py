@@ -27,6 +27,7 @@ from reellama.gguf_tools.editing.model_copy import (
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.format.header_writer import aligned_size, raw_entries, typed_entry
 from reellama.gguf_tools.locate import find
+from reellama.gguf_tools.user_paths import expand_user
 
 MAX_TENSORS = 128  # default number of tensors in a file, as in gguf-split
 MAX_FILES = 99999  # the names have five digits
@@ -69,7 +70,7 @@ def split(
     groups = _groups(tensors, max_bytes, max_tensors)
     if len(groups) > MAX_FILES:
         raise ReellamaError(f"{len(groups):,} files are too many: allow larger ones")
-    prefix = Path(output or path.name.removesuffix(".gguf")).expanduser()
+    prefix = expand_user(output or path.name.removesuffix(".gguf"))
     metadata = raw_entries(path)
     files = []
     for number, group in enumerate(groups):
@@ -105,7 +106,7 @@ def join(
         for key, entry in raw_entries(path).items()
         if key not in (NUMBER, COUNT, TENSORS)
     }
-    file = NewFile(Path(output).expanduser(), entries, stored_tensors(parts))
+    file = NewFile(expand_user(output), entries, stored_tensors(parts))
     check_targets([file], parts, force=force)
     write_files([file], progress)
     return file

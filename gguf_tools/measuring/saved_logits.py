@@ -21,6 +21,7 @@ from reellama.gguf_tools.atomic_write import replacing
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring.divergence import MIN_LOG_PROBABILITY
 from reellama.gguf_tools.sizes import show_size
+from reellama.gguf_tools.user_paths import expand_user
 
 MAGIC = b"_logits_"
 HEADER = struct.Struct("<8siii")  # magic, n_ctx, n_vocab, n_chunks; then the tokens
@@ -91,7 +92,7 @@ def read_logits(path: str | Path) -> SavedLogits:
 
     Raises ReellamaError for a file that is missing, truncated or in another format.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

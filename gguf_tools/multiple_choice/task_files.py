@@ -20,6 +20,7 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.text.text_chunks import read_text
+from reellama.gguf_tools.user_paths import expand_user
 
 HELLASWAG_LINES = 6  # a task: its context, the number of the right ending, four endings
 MAX_ANSWERS = 100  # of a task in the binary format
@@ -78,7 +79,7 @@ def read_winogrande(path: Path, n_tasks: int | None) -> TaskFile:
 def read_multiple_choice(path: Path, n_tasks: int | None) -> TaskFile:
     """Read llama.cpp's binary format of ARC, MMLU and TruthfulQA. Raises as `read_hellaswag`."""
     try:
-        content = path.expanduser().read_bytes()
+        content = expand_user(path).read_bytes()
     except OSError as error:
         raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
     try:

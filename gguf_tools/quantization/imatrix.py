@@ -26,6 +26,7 @@ from reellama.gguf_tools.format.header_writer import (
     write_padded,
 )
 from reellama.gguf_tools.format.reader import MAGIC, GGUFFile, Tensor, read_gguf
+from reellama.gguf_tools.user_paths import expand_user
 
 if TYPE_CHECKING:
     from reellama.gguf_tools.quantization.activations import Activations
@@ -102,7 +103,7 @@ def read_imatrix(path: str | Path) -> Imatrix:
 
     Raises GGUFError for a file that is missing, damaged, or no importance matrix.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     try:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:

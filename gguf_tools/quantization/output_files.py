@@ -16,6 +16,7 @@ from reellama.gguf_tools.format.split_names import part_names
 from reellama.gguf_tools.quantization.quant_plan import QuantPlan
 from reellama.gguf_tools.quantization.quant_types import ALIASES, COPY_TYPE, QUANT_TYPES
 from reellama.gguf_tools.temporary_folders import temporary_folder
+from reellama.gguf_tools.user_paths import expand_user
 
 SPLIT = re.compile(r"-\d{5}-of-\d{5}$")  # end of the stem of a split model's part
 
@@ -51,7 +52,7 @@ def output_paths(
     """
     folder = Path.cwd()
     if output is not None:
-        folder = Path(output).expanduser()
+        folder = expand_user(output)
         is_folder = folder.is_dir() or str(output).endswith(("/", os.sep))
         if not is_folder and folder.suffix == ".gguf":
             if len(targets) > 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.quantization.quantize_child import MAX_STRING
+from reellama.gguf_tools.user_paths import expand_user
 
 MAX_KEY = 127  # bytes of a key in a llama_model_kv_override
 INT64 = 1 << 63
@@ -28,7 +29,7 @@ def read_tensor_types(path: str | Path) -> list[tuple[str, str]]:
     Empty lines and lines that begin with `#` are skipped. Raises ReellamaError for a file that
     cannot be read or has no such line, and for other lines, with their number.
     """
-    path = Path(path).expanduser()
+    path = expand_user(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -43,6 +43,7 @@ from reellama.gguf_tools.quantization.quant_types import (
 )
 from reellama.gguf_tools.quantization.quantize_child import QuantizeJob, QuantizerProcess
 from reellama.gguf_tools.temporary_folders import temporary_folder
+from reellama.gguf_tools.user_paths import expand_user
 
 # Current activity, tensors done, total tensors.
 QuantizeProgress = Callable[[str, int, int], None]
@@ -132,7 +133,7 @@ def quantize(
         output_type=None if output_type is None else type_of_tensor(output_type),
         embedding_type=None if embedding_type is None else type_of_tensor(embedding_type),
         overrides=tuple((_lower(pattern), type_of_tensor(name)) for pattern, name in tensor_types),
-        imatrix=None if imatrix is None else str(Path(imatrix).expanduser().absolute()),
+        imatrix=None if imatrix is None else str(expand_user(imatrix).absolute()),
         quantize_output=not leave_output,
         metadata=tuple(metadata),
         keep_split=keep_split,

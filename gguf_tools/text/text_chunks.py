@@ -19,6 +19,7 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
 from reellama.gguf_tools.runtime.context import BatchSpan, Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
+from reellama.gguf_tools.user_paths import expand_user
 
 N_CTX = 512  # tokens of a chunk: the default of the tools, and of most published results
 
@@ -37,7 +38,7 @@ def read_text(path: str | Path) -> bytes:
     Raises ReellamaError if the file cannot be read.
     """
     try:
-        return Path(path).expanduser().read_bytes().removesuffix(b"\n")
+        return expand_user(path).read_bytes().removesuffix(b"\n")
     except OSError as error:
         raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.cli.console import strip_control
 from reellama.pipeline.cli.options import AnswerOptions, FrameOptions, ModelOptions
 from reellama.pipeline.cli.session import Session
@@ -99,7 +100,7 @@ def _parse(options: type, name: str, text: str) -> Any:
     if get_origin(kind) is list:
         return [text]
     if kind is Path:
-        return Path(text).expanduser()
+        return expand_user(text)
     try:
         return kind(text)
     except ValueError as error:

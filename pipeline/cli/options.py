@@ -13,6 +13,7 @@ from typer import BadParameter, Option
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.locate.naming import OLLAMA_PREFIX
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.models.token_pooling.options import (
     AUTO,
     DEFAULT_TOKENS,
@@ -325,7 +326,7 @@ class AnswerOptions:
 def read_text(path: Path) -> str:
     """The text of a small file. Raises ReellamaError when it cannot be read."""
     try:
-        return path.expanduser().read_text(encoding="utf-8")
+        return expand_user(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ReellamaError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -353,8 +354,8 @@ def parse_adapters(texts: Sequence[str] | None) -> list[tuple[Path, float]]:
 
 
 def _parse_adapter(text: str) -> tuple[Path, float]:
-    if Path(text).expanduser().is_file():
-        return Path(text).expanduser(), 1.0
+    if expand_user(text).is_file():
+        return expand_user(text), 1.0
     name, _, number = text.rpartition("=") if "=" in text else (text, "", "1")
     try:
         scale = float(number)
@@ -365,7 +366,7 @@ def _parse_adapter(text: str) -> tuple[Path, float]:
             f"--lora {text}: {number!r} is not a scale, and no file is called {text}; write FILE "
             "or FILE=SCALE, such as adapter.gguf=0.5"
         )
-    path = Path(name).expanduser()
+    path = expand_user(name)
     if not path.is_file():
         raise ReellamaError(f"--lora {text}: there is no such LoRA adapter")
     return path, scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.cli import chat_settings
 from reellama.pipeline.cli.console import (
     alternatives_table,
@@ -59,7 +61,7 @@ def run(session: Session, line: str) -> None:
     if name in COMMANDS:
         COMMANDS[name].run(session, rest.strip())
         return
-    if Path(line).expanduser().exists():  # a file dropped on the terminal
+    if os.path.exists(expand_user(line)):  # a file dropped on the terminal
         raise ReellamaError(f"to look at this file: /add {line}")
     near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean /{near[0]}?" if near else "/help lists them"
@@ -233,8 +235,8 @@ def _show_turns(session: Session) -> None:
 
 def _paths(rest: str, usage: str, at_most: int | None = None) -> list[Path]:
     """The paths in `rest`, split as in a shell unless the whole is a path that exists."""
-    whole = Path(rest).expanduser()
-    if rest and whole.exists():
+    whole = expand_user(rest)
+    if rest and os.path.exists(whole):  # which is False for names that are too long
         return [whole]
     try:
         words = shlex.split(rest)
@@ -242,7 +244,7 @@ def _paths(rest: str, usage: str, at_most: int | None = None) -> list[Path]:
         raise ReellamaError(f"{rest}: {error}") from error
     if not words or len(words) > (at_most or len(words)):
         raise ReellamaError(f"usage: /{usage}")
-    return [Path(word).expanduser() for word in words]
+    return [expand_user(word) for word in words]
 
 
 def _whole_number(text: str, usage: str, minimum: int = 1) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_captioned(path: Path) -> list[CaptionedClip]:
     into one clip. Raises ReellamaError, which names the line, for a line that cannot be used, and
     for fewer than two clips.
     """
-    path = path.expanduser()
+    path = expand_user(path)
     captions_by_video: dict[Path, tuple[str, ...]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -86,7 +87,7 @@ def _clip(row: Any, folder: Path) -> CaptionedClip:
         raise ValueError("`captions` must be a list of texts")
     if not all(isinstance(caption, str) and caption.strip() for caption in captions):
         raise ValueError("`captions` must be texts, none of them empty")
-    video = folder / Path(row["video"]).expanduser()
+    video = folder / expand_user(row["video"])
     if not video.exists():
         raise ValueError(f"there is no {video}")
     return CaptionedClip(video, tuple(captions))

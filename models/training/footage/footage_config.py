@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.models.training.trainer import TrainerConfig
 
 
@@ -37,7 +38,7 @@ class FootageConfig:
 
     def paths(self, names: Sequence[str]) -> list[Path]:
         """The paths of files by their names."""
-        return [Path(self.folder).expanduser() / name for name in names]
+        return [expand_user(self.folder) / name for name in names]
 
     @property
     def shares(self) -> list[float]:

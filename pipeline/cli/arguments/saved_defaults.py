@@ -21,6 +21,7 @@ from typing import Any
 import platformdirs
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.cli.arguments.grouped_command import HELP_OPTIONS
 
 VARIABLE = "REELLAMA_CONFIG"  # names another file
@@ -29,7 +30,7 @@ VARIABLE = "REELLAMA_CONFIG"  # names another file
 def config_path() -> Path:
     """Where the file is, or would be."""
     named = os.environ.get(VARIABLE)
-    return Path(named or Path(platformdirs.user_config_dir("reellama"), "config.toml")).expanduser()
+    return expand_user(Path(named or Path(platformdirs.user_config_dir("reellama"), "config.toml")))
 
 
 def saved_defaults(program: Any) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _defaults_of(
 def _checked(option: Any, command: Any, name: str, value: Any, path: Path) -> Any:
     """The value, if the option takes it."""
     if isinstance(value, str) and value.startswith("~"):
-        value = str(Path(value).expanduser())
+        value = str(expand_user(value))
     if isinstance(value, bool) != bool(getattr(option, "is_flag", False)):
         kind = "true or false" if not isinstance(value, bool) else "a value, not true or false"
         raise ReellamaError(f"{path}: {name} wants {kind}")

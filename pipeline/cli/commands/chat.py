@@ -49,6 +49,11 @@ def run(
             except ReellamaError as error:
                 print_error_line(str(error))
                 failed = True
+            except OSError as error:
+                if error.filename is None:  # of stdout
+                    raise
+                print_error_line(f"{error.filename}: {error.strerror}")
+                failed = True
             if session.done:
                 break
     if failed and not session.interactive:

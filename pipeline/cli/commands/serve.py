@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.cli.arguments.checks import bad_arguments, checked_by, one_of
 from reellama.pipeline.cli.options import (
     BundleOptions,
@@ -256,7 +257,7 @@ def _check(settings: Settings) -> None:
     from reellama.pipeline.server.model_registry.model_store import ModelStore
 
     for folder in settings.allow_dirs:
-        if not folder.expanduser().is_dir():
+        if not expand_user(folder).is_dir():
             raise ReellamaError(f"--allow-dir {folder}: there is no such folder")
     name = open_bundle(settings.bundle, settings.mmproj).name
     if look_up_model(name, settings, ModelStore(settings.store)).bundle is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reellama.gguf_tools.errors import ReellamaError
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.evaluation.items import EvalItem, _part
 
 # Where MVBench keeps the videos of a task: files of the same name lie in several folders.
@@ -52,7 +53,7 @@ def load_questions(path: Path) -> QuestionSet:
 
     Raises ReellamaError that names the file and the line when something in it is wrong.
     """
-    path = path.expanduser()
+    path = expand_user(path)
     if not path.is_dir():
         return QuestionSet(_together(_jsonl(path)))
     folder = path / "json" if (path / "json").is_dir() else path
@@ -106,7 +107,7 @@ def _row(row: Any, folder: Path) -> EvalItem:
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     task = _text(row, "task", "")
-    video = folder / Path(_text(row, "video")).expanduser()
+    video = folder / expand_user(Path(_text(row, "video")))
     if not video.exists():
         raise ValueError(f"there is no {video}")
     part = (_seconds(row, "start"), _seconds(row, "end"))

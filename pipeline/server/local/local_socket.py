@@ -20,6 +20,8 @@ from typing import Any
 
 import platformdirs
 
+from reellama.gguf_tools.user_paths import expand_user
+
 PATTERN = "serve-*.sock"
 ABOUT = "/api/local"  # the path of a server's identity
 CONNECT_SECONDS = 1.0  # a server that does not take a connection in this time is no help
@@ -128,5 +130,5 @@ def _real(name: str | Path | None) -> str | None:
     """The real path of an existing file or folder; any other name unchanged."""
     if name is None:
         return None
-    path = Path(name).expanduser()
+    path = expand_user(name)
     return os.path.realpath(path) if path.exists() else str(name)

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.server.media.fetch import reason_of
 from reellama.pipeline.server.media.media_items import MediaError, StoredContent, file_state
 from reellama.pipeline.server.media.media_kind import KIND_BYTES, sniff_kind
@@ -20,10 +21,10 @@ def local_file(path: str | Path, allow_dirs: Collection[Path]) -> StoredContent:
     400 for a file that is no picture or video.
     """
     try:
-        real = Path(path).expanduser().resolve()
+        real = expand_user(path).resolve()
     except (OSError, ValueError, RuntimeError) as error:
         raise MediaError("not a path") from error
-    if not any(real.is_relative_to(folder.expanduser().resolve()) for folder in allow_dirs):
+    if not any(real.is_relative_to(expand_user(folder).resolve()) for folder in allow_dirs):
         raise MediaError(
             "this path is not in a folder that the server may read; send the file itself, or start "
             "the server with --allow-dir FOLDER",

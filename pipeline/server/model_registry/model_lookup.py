@@ -14,6 +14,7 @@ from reellama.gguf_tools.errors import GGUFError
 from reellama.gguf_tools.locate import find
 from reellama.gguf_tools.locate.naming import HUB_PREFIX, OLLAMA_PREFIX
 from reellama.gguf_tools.locate.vision_models import find_mmproj
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.server.model_registry.model_name import (
     DEFAULT_TAG,
     ModelStoreError,
@@ -107,7 +108,7 @@ def _is_allowed(name: str, settings: Settings) -> bool:
     ):
         return True
     try:
-        real = Path(os.path.realpath(Path(name).expanduser()))
+        real = Path(os.path.realpath(expand_user(name)))
     except (OSError, ValueError, RuntimeError):  # no valid path
         return False
     return any(real.is_relative_to(os.path.realpath(folder)) for folder in settings.allow_dirs)

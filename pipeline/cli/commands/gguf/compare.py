@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.cli.arguments.checks import check_gpu_layers, check_quant_type
 
 if TYPE_CHECKING:
@@ -81,12 +82,12 @@ def command(
         plots.check()
     path = find.resolve(base)
     settings = compare.CompareSettings(
-        text=(text or perplexity.ENGLISH_TEXT).expanduser().absolute(),
+        text=expand_user(text or perplexity.ENGLISH_TEXT).absolute(),
         n_ctx=ctx,
         n_chunks=chunks,
         n_threads=threads,
         n_gpu_layers=parse_gpu_layers(gpu_layers),
-        imatrix=imatrix.expanduser().absolute() if imatrix else None,
+        imatrix=expand_user(imatrix).absolute() if imatrix else None,
     )
     with long_bar("models") as progress:
         rows = compare.compare(

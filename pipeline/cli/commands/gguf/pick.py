@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from reellama.gguf_tools.user_paths import expand_user
 from reellama.pipeline.cli.arguments.checks import (
     check_gpu_layers,
     check_memory,
@@ -102,7 +103,7 @@ def command(
     free = sum(gpu.free_bytes for gpu in gpus) or memory_size()
     limits = Limits(max_kld, min_speed, given or (free if gpus else None))
     settings = PickSettings(
-        text=(text or ENGLISH_TEXT).expanduser().absolute(),
+        text=expand_user(text or ENGLISH_TEXT).absolute(),
         n_chunks=chunks,
         n_threads=threads,
         n_gpu_layers=parse_gpu_layers(gpu_layers or ("auto" if gpus else "0")),
