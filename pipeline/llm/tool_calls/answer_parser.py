@@ -44,16 +44,15 @@ class AnswerParser:
         self._source = AnswerSource()
         self._events: list[AnswerEvent] = []
         self._emitter = CallEventEmitter(self._events, tools)
-        self._cut = False
         self._space = ""  # white space after text, held back: it is dropped before a call
         self._tokens: list[Token] = []  # tokens of no event yet
         self._parsing = self._read()
         next(self._parsing, None)
 
     @property
-    def n_calls(self) -> int:
-        """How many calls have begun."""
-        return self._emitter.n_calls
+    def n_ended_calls(self) -> int:
+        """How many calls are whole."""
+        return self._emitter.n_ended_calls
 
     def push(self, text: str, token: Token | None = None) -> list[AnswerEvent]:
         """Add text to the answer, and the token that it is from."""
@@ -65,13 +64,14 @@ class AnswerParser:
         """End the answer; returns the events of text that was held back.
 
         cut: whether the token limit ended the answer. Then an incomplete marker at its end is
-        dropped, as in llama.cpp's server; if the model itself ended, such text is emitted. Letters
-        alone are taken for a word, though " to=functions." begins with letters.
+        dropped, as in llama.cpp's server; if the model itself ended, such text is emitted, and a
+        call that lacks only its last tags is ended. Letters alone are taken for a word, though
+        " to=functions." begins with letters.
         """
         if cut and self._is_half_marker(self._source.unread):
             self._source.drop_unread()
             self._space = ""
-        self._cut, self._source.ended = cut, True
+        self._source.is_cut, self._source.ended = cut, True
         return self._resume()
 
     def _is_half_marker(self, text: str) -> bool:
@@ -139,9 +139,11 @@ class AnswerParser:
         except NotACall:
             text, is_begun = begin + source.since_mark, self._emitter.n_calls > n_calls
             # A call that the token limit has cut after its marker is no text.
-            is_cut = is_begun or (self._cut and begin) or self._begins_call(text + source.unread)
-            if source.ended and is_cut:
+            is_cut = is_begun or (source.is_cut and begin)
+            if source.ended and (is_cut or self._begins_call(text + source.unread)):
                 source.rest()
+                if is_begun and not source.is_cut:
+                    self._emitter.end_if_whole()
             elif not is_begun:
                 self._emit_trimmed(text)
             source.forget_mark()

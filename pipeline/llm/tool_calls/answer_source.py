@@ -30,13 +30,14 @@ class NotACall(Exception):
 class AnswerSource:
     """The text of an answer and the position of its parser; `ended`: no more text will come.
 
-    `mark` remembers a position, so that a call that turns out to be none can be emitted as text.
+    is_cut: whether the token limit ended the answer, and not the model itself. `mark` remembers a
+    position, so that a call that turns out to be none can be emitted as text.
     """
 
     def __init__(self) -> None:
         self._text, self._position = "", 0
         self._mark: int | None = None
-        self.ended = False
+        self.ended = self.is_cut = False
 
     def push(self, text: str) -> None:
         """Append more of the answer."""

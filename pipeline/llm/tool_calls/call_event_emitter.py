@@ -8,6 +8,7 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
+from reellama.pipeline.llm.finite_json import finite_object
 from reellama.pipeline.llm.tool_calls.answer_events import AnswerEvent, CallDelta
 from reellama.pipeline.llm.tool_calls.tool import Tool
 
@@ -22,30 +23,39 @@ def new_call_id() -> str:
 
 
 class CallEventEmitter:
-    """Appends the events of calls to `events`; `n_calls` counts the calls that have begun.
+    """Appends the events of calls to `events`.
 
+    `n_calls` counts the calls that have begun, `n_ended_calls` those that are whole.
     tools: the tools that may be called; some forms are parsed by the schemas of arguments.
     """
 
     def __init__(self, events: list[AnswerEvent], tools: Sequence[Tool] = ()) -> None:
-        self.n_calls = 0
+        self.n_calls = self.n_ended_calls = 0
         self._tools = {tool.name: tool for tool in tools}
         self._events = events
         self._id, self._name = "", ""
+        self._arguments: list[str] = []  # pieces of the JSON text of the call's arguments
+        self._is_open = False  # whether a call is begun and not ended
 
     def schema(self, name: str, key: str) -> Any:
         """The schema of an argument, None if it is not known."""
         return self._tools[name].properties.get(key) if name in self._tools else None
 
+    def may_call(self, name: str) -> bool:
+        """Whether this is one of the tools that may be called; True if these are not known."""
+        return name in self._tools or not self._tools
+
     def begin(self, name: str) -> None:
         """Begin a call of this tool."""
         self._id, self._name = new_call_id(), name
+        self._arguments, self._is_open = [], True
         self.n_calls += 1
         self._emit(first=True)
 
     def arguments(self, text: str) -> None:
         """Add JSON text to the arguments of the call."""
         if text:
+            self._arguments.append(text)
             self._emit(text)
 
     def value(self, value: Any) -> None:
@@ -58,7 +68,23 @@ class CallEventEmitter:
 
     def end(self) -> None:
         """End the call."""
+        self.n_ended_calls += 1
+        self._is_open = False
         self._emit(done=True)
+
+    def end_if_whole(self) -> None:
+        """End the call that is begun, if its arguments lack nothing but perhaps their last brace.
+
+        `{` alone is not ended: the model had begun to write arguments.
+        """
+        text = "".join(self._arguments)
+        if not self._is_open or not text:
+            return
+        if finite_object(text) is None:
+            if not finite_object(text + "}"):
+                return
+            self.arguments("}")
+        self.end()
 
     def whole(self, name: str, arguments: dict[str, Any]) -> None:
         """Emit a whole call."""

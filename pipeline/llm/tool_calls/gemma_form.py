@@ -75,12 +75,14 @@ class GemmaForm:
             yield from source.skip_space()
             if (yield from source.take("}")):
                 return emitter.arguments("}")
+            if (yield from source.peek()):  # another key
+                emitter.arguments(separator)
             if (yield from source.take(self.quote)):
                 key, _ = yield from source.text_until(self.quote)
                 yield from source.expect(":")
             else:
                 key, _ = yield from source.text_until(":")
-            emitter.arguments(f"{separator}{json.dumps(key.strip(), ensure_ascii=False)}: ")
+            emitter.arguments(f"{json.dumps(key.strip(), ensure_ascii=False)}: ")
             yield from self._value(source, emitter)
             separator = ", "
             yield from source.skip_space()

@@ -50,7 +50,12 @@ class PythonForm:
         except NotACall:
             if end:
                 raise
-            calls, is_cut = _calls(_closed(text)), True
+            closed, is_cut = _closed(text)
+            calls = _calls(closed)
+            if is_cut and not source.is_cut:  # what the model itself leaves unfinished is no call
+                calls, is_cut = calls[:-1], False
+            if not calls or not all(emitter.may_call(name) for name, _ in calls):
+                raise
         for name, arguments in calls[: len(calls) - is_cut]:
             emitter.whole(name, arguments)
         if is_cut:
@@ -103,19 +108,26 @@ def python_value_or_text(text: str) -> Any:
         return text
 
 
-def _closed(text: str) -> str:
-    """A list of calls that is cut inside of a call, closed after the last complete argument.
+def _closed(text: str) -> tuple[str, bool]:
+    """A list of calls that is cut, closed after the last complete argument or call.
+
+    Returns also whether the last call of the closed list is cut.
 
     >>> _closed("[f(), g(a=[1, 2], b=[3, 'x")
-    '[f(), g(a=[1, 2])]'
+    ('[f(), g(a=[1, 2])]', True)
+    >>> _closed("[f(), g(a=1), h")
+    ('[f(), g(a=1)]', False)
     """
     outer = 1 if text.lstrip().startswith("[") else 0  # brackets around a call
     depth = end = 0
+    is_inside = True  # of a call
     for match in _BRACKETS.finditer(text):
         depth += (match[0] in "([{") - (match[0] in ")]}")
         if depth == outer + 1 and match[0] in "(,":
-            end = match.end() if match[0] == "(" else match.start()
-    return text[:end] + ")" + "]" * outer
+            end, is_inside = match.end() if match[0] == "(" else match.start(), True
+        elif depth == outer and match[0] == ")":
+            end, is_inside = match.end(), False
+    return text[:end] + ")" * is_inside + "]" * outer, is_inside
 
 
 def _calls(text: str) -> list[tuple[str, dict[str, Any]]]:

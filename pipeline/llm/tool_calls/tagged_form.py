@@ -78,6 +78,7 @@ class TaggedForm:
         emitter.arguments("{")
         separator = ""
         while marker == self.key_begin:
+            emitter.arguments(separator)
             key, _ = yield from source.text_until(self.key_end)
             if self.value_begin:
                 yield from source.skip_space()
@@ -86,7 +87,7 @@ class TaggedForm:
             if self.says_text:
                 key, _, is_string = key.partition(self.says_text)
                 schema = {"type": "string"} if is_string == "true" else {}
-            emitter.arguments(f"{separator}{json.dumps(key, ensure_ascii=False)}: ")
+            emitter.arguments(f"{json.dumps(key, ensure_ascii=False)}: ")
             yield from self._value(source, emitter, schema)
             separator = ", "
             _, marker = yield from source.text_until(self.key_begin, self.end)

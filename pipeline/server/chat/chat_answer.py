@@ -39,9 +39,9 @@ class ChatAnswer:
 
     @property
     def finish_reason(self) -> str:
-        """ "stop", "length", or "tool_calls" if the answer calls tools."""
+        """ "stop", "length", or "tool_calls" if the answer has whole calls of tools."""
         reason = self.stats.stop_reason or "stop"
-        has_calls = self._parser is not None and self._parser.n_calls
+        has_calls = self._parser is not None and self._parser.n_ended_calls
         return "tool_calls" if has_calls and reason == "stop" else reason
 
     def __aiter__(self) -> AsyncIterator[AnswerEvent]:

@@ -59,6 +59,13 @@ def _fingerprint() -> str:
     return f"fp_{version('reellama')}_{version('llama-cpp-python')}"
 
 
+def without_unfinished_calls(events: Sequence[AnswerEvent]) -> list[AnswerEvent]:
+    """Events without those of calls that have no end."""
+    calls = [event for event in events if isinstance(event, CallDelta)]
+    unfinished = {call.index for call in calls} - {call.index for call in calls if call.done}
+    return [e for e in events if not isinstance(e, CallDelta) or e.index not in unfinished]
+
+
 def message(events: Sequence[AnswerEvent]) -> dict[str, Any]:
     """The assistant's message of all events of an answer."""
     calls: dict[int, dict[str, Any]] = {}

@@ -211,11 +211,14 @@ async def _whole(
 
 
 async def _finish(asking: Coroutine[Any, Any, Choices]) -> tuple[list[list[AnswerEvent]], Choices]:
-    """The events of each choice."""
+    """The events of each choice, without calls that the model itself left unfinished."""
     async with aclosing(await asking) as choices:
         events: list[list[AnswerEvent]] = [[] for _ in choices.answers]
         async for i, event in choices.events():
             events[i] += [event] if event is not None else []
+        for i, answer in enumerate(choices.answers):
+            if answer.finish_reason != "length":
+                events[i] = replies.without_unfinished_calls(events[i])
         return events, choices
 
 

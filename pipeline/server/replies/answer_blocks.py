@@ -16,6 +16,7 @@ from reellama.pipeline.llm.tool_calls.answer_events import (
     ReasoningDelta,
     TextDelta,
 )
+from reellama.pipeline.server.chat.chat_answer import ChatAnswer
 
 BlockKind = Literal["text", "reasoning", "call"]
 
@@ -24,13 +25,15 @@ BlockKind = Literal["text", "reasoning", "call"]
 class AnswerBlock:
     """A block, as far as it was generated; `call_id` and `name` are those of a tool call.
 
-    `text` is also the JSON text of a call's arguments.
+    `text` is also the JSON text of a call's arguments. is_unfinished: whether the end of a call has
+    not come.
     """
 
     kind: BlockKind
     index: int
     call_id: str = ""
     name: str = ""
+    is_unfinished: bool = False
     parts: list[str] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
 
@@ -64,6 +67,8 @@ async def block_events(answer: AsyncIterable[AnswerEvent]) -> AsyncGenerator[Blo
             yield BlockEvent("start", block)
         text = event.arguments if isinstance(event, CallDelta) else event.text
         tokens = () if isinstance(event, CallDelta) else event.tokens
+        if isinstance(event, CallDelta) and event.done:
+            block.is_unfinished = False
         block.parts.append(text)
         block.tokens += tokens
         if text or tokens:
@@ -74,9 +79,12 @@ async def block_events(answer: AsyncIterable[AnswerEvent]) -> AsyncGenerator[Blo
     yield BlockEvent("stop", block)
 
 
-async def whole_blocks(answer: AsyncIterable[AnswerEvent]) -> list[AnswerBlock]:
-    """All blocks of an answer."""
-    return [event.block async for event in block_events(answer) if event.type == "stop"]
+async def whole_blocks(answer: ChatAnswer) -> list[AnswerBlock]:
+    """All blocks of an answer, without calls that the model itself left unfinished."""
+    blocks = [event.block async for event in block_events(answer) if event.type == "stop"]
+    if answer.finish_reason == "length":
+        return blocks
+    return [block for block in blocks if not block.is_unfinished] or [AnswerBlock("text", 0)]
 
 
 def _kind(event: AnswerEvent) -> BlockKind:
@@ -87,5 +95,5 @@ def _kind(event: AnswerEvent) -> BlockKind:
 
 def _new_block(event: AnswerEvent, kind: BlockKind, index: int) -> AnswerBlock:
     if isinstance(event, CallDelta):
-        return AnswerBlock(kind, index, event.id, event.name)
+        return AnswerBlock(kind, index, event.id, event.name, is_unfinished=True)
     return AnswerBlock(kind, index)

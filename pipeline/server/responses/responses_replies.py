@@ -74,7 +74,9 @@ class ResponseReply:
         return self.snapshot(status, output, answer.stats)
 
     def item(self, block: AnswerBlock, status: str) -> dict[str, Any]:
-        """A block as an item of the output."""
+        """A block as an item of the output; an unfinished call is incomplete at its end."""
+        if block.is_unfinished and status == "completed":
+            status = "incomplete"
         id_ = self._ids.setdefault(block.index, f"{PREFIXES[block.kind]}_{uuid.uuid4().hex[:24]}")
         item = {"id": id_, "type": TYPES[block.kind], "status": status}
         if block.kind == "call":

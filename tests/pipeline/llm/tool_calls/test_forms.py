@@ -237,6 +237,79 @@ def test_a_call_that_is_cut_short_is_not_complete() -> None:
     assert read(AnswerParser(FORMS["hermes"]), [in_escape])[0] == ""
 
 
+def read_self_ended(name: str, text: str) -> tuple[str, list[tuple[str, bool]], int]:
+    """Words of an answer that the model itself ended, its calls and how many of them count.
+
+    A call is the JSON text of its arguments, and whether it was ended.
+    """
+    types = {"s": {"type": "string"}, "n": {"type": "integer"}}
+    tools = [Tool("f", {"type": "object", "properties": types}, {})]
+    parser = AnswerParser(FORMS[name], tools=tools)
+    words, calls = "", dict[int, tuple[str, bool]]()
+    for event in parse_answer(parser, cut(text, [3])):
+        if isinstance(event, CallDelta):
+            arguments, _ = calls.get(event.index, ("", False))
+            calls[event.index] = (arguments + event.arguments, event.done)
+        elif isinstance(event, TextDelta):
+            words += event.text
+    return words, list(calls.values()), parser.n_ended_calls
+
+
+GLM_CALL = "<tool_call>f<arg_key>s</arg_key><arg_value>Paris</arg_value>"
+GEMMA_CALL = "<start_function_call>call:f{s:<escape>Paris<escape>"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("glm", f"{GLM_CALL}\n</tool_call", '{"s": "Paris"}'),
+        ("glm", f"{GLM_CALL}\n", '{"s": "Paris"}'),
+        ("gemma", f"{GEMMA_CALL},n:3", '{"s": "Paris", "n": 3}'),
+        ("llama3", '{"name": "f", "parameters": {"s": "Paris"}', '{"s": "Paris"}'),
+        ("mistral-args", '[TOOL_CALLS]f[ARGS]{"s": "Paris"', '{"s": "Paris"}'),
+        ("lfm2", "<|tool_call_start|>[f(s='Paris', n=3)", '{"s": "Paris", "n": 3}'),
+    ],
+)
+def test_a_call_without_its_last_tags_is_whole(name: str, text: str, told: str) -> None:
+    assert read_self_ended(name, text) == ("", [(told, True)], 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("glm", GLM_CALL.removesuffix("</arg_value>")),
+        ("glm", f"{GLM_CALL}<arg_key>n</arg_key><arg_value>3"),
+        ("glm", f"{GLM_CALL}<arg_key>n</arg_ke"),
+        ("glm", "<tool_call>f<arg_key>s"),
+        ("gemma", GEMMA_CALL.removesuffix("<escape>")),
+        ("gemma", f"{GEMMA_CALL},n"),
+        ("gemma", "<start_function_call>call:f{"),
+        ("llama3", '{"name": "f", "parameters": {"s": "Paris", "n'),
+        ("mistral-args", '[TOOL_CALLS]f[ARGS]{"s": "Paris", '),
+        ("mistral-args", "[TOOL_CALLS]f[ARGS]"),
+    ],
+)
+def test_a_call_that_the_model_leaves_unfinished_does_not_count(name: str, text: str) -> None:
+    _, [(_, is_ended)], n_ended = read_self_ended(name, text)
+    assert not is_ended and n_ended == 0
+
+
+@pytest.mark.parametrize("rest", ["", ", ", ", g"])
+def test_a_python_call_without_its_bracket_is_whole(rest: str) -> None:
+    whole = '{"s": "Paris", "n": 3}'
+    text = f"<|tool_call_start|>[f(s='Paris', n=3){rest}"
+    assert read_self_ended("lfm2", text) == ("", [(whole, True)], 1)
+    assert read_cut(AnswerParser(FORMS["lfm2"]), text) == ("", [("f", whole)])
+
+
+def test_a_python_call_that_the_model_leaves_unfinished_is_words() -> None:
+    for text in ("hello (world, x", "hello (world), x", "[f(s='Paris', n=3", "[g(s='Paris')"):
+        text = f"<|tool_call_start|>{text}"
+        assert read_self_ended("lfm2", text) == (text, [], 0)
+    first = "<|tool_call_start|>[f(s='Paris'), f(s='Ro"
+    assert read_self_ended("lfm2", first) == ("", [('{"s": "Paris"}', True)], 1)
+
+
 @settings(max_examples=200)
 @given(
     tags=st.sampled_from(REASONING_TAGS),
