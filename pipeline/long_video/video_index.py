@@ -131,14 +131,14 @@ def index_video(
     bundle: Bundle,
     *,
     cuts: bool = False,
-    cache: Path | None = CACHE_FOLDER,
+    cache: Path | ArrayCache | None = CACHE_FOLDER,
     progress: Progress | None = None,
 ) -> VideoIndex:
     """Index a video, or read its cached index.
 
     Args:
         cuts: also find hard cuts, which decodes more frames.
-        cache: the folder of indexes; None disables the cache.
+        cache: the folder of indexes, or a cache of it that many videos share; None disables it.
         progress: called with the seconds indexed and their total.
 
     Raises VideoError for a video that cannot be read.
@@ -146,7 +146,7 @@ def index_video(
     report = progress or (lambda done, total: None)
     with opened(video) as source:
         path = source.path
-        kept = None if cache is None else ArrayCache(cache)
+        kept = ArrayCache(cache) if isinstance(cache, Path) else cache
         key = "" if kept is None else _key(path, bundle)
         cached = None if kept is None else _read(kept, key, path)
         index = cached or _build_index(source, path, bundle, report)

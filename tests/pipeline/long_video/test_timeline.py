@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from reellama.models.array_cache import ArrayCache
 from reellama.models.bundle import Bundle
+from reellama.pipeline.long_video import video_index
 from reellama.pipeline.long_video.timeline import LongVideo, Timeline, TimelineScene
 from reellama.pipeline.long_video.timeline_formats import WRITERS, to_markdown, to_srt, to_vtt
 from reellama.pipeline.long_video.video_index import VideoIndex, index_video, ordinary_texts, search
@@ -341,3 +343,27 @@ def test_a_search_opens_a_file_once_for_all_thumbnails_of_it(
     assert reellama(*words, "--thumbnails", tmp_path).status == 0
     assert len(list(tmp_path.glob("*.jpg"))) > 1
     assert openings() == 2 * looked + 1
+
+
+def test_a_second_search_of_more_videos_than_the_cache_holds_finds_the_first_of_them(
+    reellama: Callable, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    videos = [tmp_path / f"{i}.mp4" for i in range(4)]
+    for video in videos:
+        video.write_bytes(film.read_bytes())
+    monkeypatch.setattr(video_index, "CACHE_FOLDER", tmp_path / "indexes")
+    build, built = video_index._build_index, []
+
+    def counted(source: Any, path: Path, *rest: Any) -> VideoIndex:
+        built.append(path.name)
+        return build(source, path, *rest)
+
+    monkeypatch.setattr(video_index, "_build_index", counted)
+    assert reellama("search", videos[0], "a red star").status == 0
+    (kept,) = (tmp_path / "indexes").iterdir()
+    limit = int(2.5 * kept.stat().st_size)
+    monkeypatch.setattr(ArrayCache.__init__, "__defaults__", (limit,))
+    assert reellama("search", *videos, "a red star").status == 0
+    built.clear()
+    assert reellama("search", *videos, "a red star").status == 0
+    assert built == ["2.mp4", "3.mp4"]

@@ -23,6 +23,7 @@ def run(
     everything: bool, models: LongVideoOptions,
 ) -> None:  # fmt: skip
     """Print the moments that fit some words, best first; `everything`: also those that do not."""
+    from reellama.models.array_cache import ArrayCache
     from reellama.models.open_bundle import open_bundle, search_bundle
     from reellama.pipeline.cli.console import note, note_footage_caveat, out, strip_control
     from reellama.pipeline.cli.progress import step_bar
@@ -32,6 +33,8 @@ def run(
     if not words.strip():
         raise BadParameter("search for what? give a few words")
     bundle = search_bundle(open_bundle(models.bundle, models.mmproj))
+    # All indexes are read in the same order by each search.
+    cache = None if models.no_cache else ArrayCache(video_index.CACHE_FOLDER, for_scans=True)
     indexes, failed = [], 0
     for video in videos:
         with step_bar(video) as report:
@@ -40,7 +43,7 @@ def run(
                     video_index.index_video(
                         video,
                         bundle,
-                        cache=None if models.no_cache else video_index.CACHE_FOLDER,
+                        cache=cache,
                         progress=lambda done, total: report("looking", done, total),
                     )
                 )
