@@ -13,7 +13,8 @@ import llama_cpp.llama_cpp as llama
 import numpy as np
 
 from reellama.gguf_tools.measuring.bench_tests import BenchTest
-from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.batch import BatchSpan
+from reellama.gguf_tools.runtime.context import Context
 
 Run = Callable[[BenchTest, int], None]  # (test, first position)
 

@@ -20,7 +20,8 @@ from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.measuring import divergence
 from reellama.gguf_tools.multiple_choice.task_files import READERS, Task
 from reellama.gguf_tools.runtime.backend import GpuLayers, Model, load_model
-from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.batch import BatchSpan
+from reellama.gguf_tools.runtime.context import Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text import text_chunks
 

@@ -6,7 +6,6 @@ import ctypes
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,13 @@ import numpy as np
 from reellama.gguf_tools.closeable import Closeable
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime import backend
+from reellama.gguf_tools.runtime.batch import (
+    BatchSpan,
+    SingleTokenBatch,
+    SpanBatch,
+    TokenPerSequenceBatch,
+    as_pointer,
+)
 from reellama.gguf_tools.runtime.context_settings import (
     ContextSettings,
     check_memory,
@@ -24,72 +30,6 @@ from reellama.gguf_tools.runtime.context_settings import (
 from reellama.gguf_tools.runtime.free_cores import short_computation
 from reellama.gguf_tools.runtime.interrupt import MIN_INTERRUPTIBLE_BATCH, DecodeInterrupt
 from reellama.gguf_tools.runtime.lora import apply_adapters
-
-
-def as_pointer(array: np.ndarray) -> Any:
-    """A ctypes pointer to an array's first number; the array must outlive it."""
-    c_type = np.ctypeslib.as_ctypes_type(array.dtype)
-    return array.ctypes.data_as(ctypes.POINTER(c_type))
-
-
-@dataclass(frozen=True)
-class BatchSpan:
-    """Consecutive positions of one sequence, a part of a batch."""
-
-    inputs: np.ndarray  # token ids int32 [n], or embeddings float32 [n, n_embd]
-    start: int  # position of the first input
-    sequence: int
-    first_output: int  # index within the span from which logits are computed
-    # For embeddings in a model with M-RoPE, int32 [3, n]: offsets from `start` in time, height and
-    # width. None means consecutive positions, as of text.
-    offsets: np.ndarray | None = None
-    n_sequences: int = 1  # the inputs belong to this many sequences, from `sequence` on
-
-
-class SingleTokenBatch:
-    """A reusable batch of one token of one sequence."""
-
-    def __init__(self) -> None:
-        self._token, self._position = np.zeros(1, np.int32), np.zeros(1, np.int32)
-        self._outputs = np.ones(1, np.int8)
-        self._batch = llama.llama_batch(
-            n_tokens=1,
-            token=as_pointer(self._token),
-            pos=as_pointer(self._position),
-            logits=as_pointer(self._outputs),
-        )
-
-    def fill(self, token: int, position: int) -> Any:
-        """The `llama_batch` of this token, valid until the next call."""
-        self._token[0], self._position[0] = token, position
-        return self._batch
-
-
-class TokenPerSequenceBatch:
-    """A reusable batch of one token in each of up to `n` sequences."""
-
-    def __init__(self, n: int) -> None:
-        self._tokens, self._positions = np.zeros(n, np.int32), np.zeros(n, np.int32)
-        self._sequences, self._ones = np.zeros(n, np.int32), np.ones(n, np.int32)
-        self._outputs = np.ones(n, np.int8)
-        # llama.cpp takes a list of sequences for each position: here of one.
-        self._lists = (self._sequences.ctypes.data + 4 * np.arange(n)).astype(np.uintp)
-        lists = ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))
-        self._batch = llama.llama_batch(
-            token=as_pointer(self._tokens),
-            pos=as_pointer(self._positions),
-            n_seq_id=as_pointer(self._ones),
-            seq_id=ctypes.cast(self._lists.ctypes.data, lists),
-            logits=as_pointer(self._outputs),
-        )
-
-    def fill(
-        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
-    ) -> Any:
-        """The `llama_batch` of these tokens, valid until the next call."""
-        n = self._batch.n_tokens = len(tokens)
-        self._tokens[:n], self._positions[:n], self._sequences[:n] = tokens, positions, sequences
-        return self._batch
 
 
 class Context(Closeable):
@@ -237,56 +177,24 @@ class Context(Closeable):
         The spans have at most n_batch positions in all, or n_ubatch without `causal`, with which
         all inputs of a sequence attend to each other. Raises as `decode` does.
         """
-        lengths = [len(span.inputs) for span in spans]
-        n, soft = sum(lengths), spans[0].inputs.ndim == 2
-        # A single span, the usual and longest case, is not copied.
-        inputs = spans[0].inputs if len(spans) == 1 else np.concatenate([s.inputs for s in spans])
-        inputs = np.ascontiguousarray(inputs, np.float32 if soft else np.int32)
-        # With M-RoPE an embedding has positions in time, height and width, and a fourth that is 0.
-        n_axes = 4 if self.has_mrope and soft else 1
-        positions = np.zeros((n_axes, n), np.int32)
-        positions[:3] = np.concatenate([self._positions(s)[:n_axes] for s in spans], axis=1)
-        if not causal and n > self.n_ubatch:
+        batch = SpanBatch(spans, has_mrope=self.has_mrope)
+        if not causal and batch.n_tokens > self.n_ubatch:
             raise ReellamaError(
-                f"{n} soft tokens that see each other do not fit into a micro-batch of "
-                f"{self.n_ubatch}: set n_ubatch and n_batch to {n} or more"
+                f"{batch.n_tokens} soft tokens that see each other do not fit into a micro-batch "
+                f"of {self.n_ubatch}: set n_ubatch and n_batch to {batch.n_tokens} or more"
             )
-        outputs = np.concatenate([np.arange(len(s.inputs)) >= s.first_output for s in spans])
-        outputs = outputs.astype(np.int8)
-        # llama.cpp takes a list of sequences for each position: a pointer into `sequences`.
-        sequences = np.array(
-            [i for s in spans for i in range(s.sequence, s.sequence + s.n_sequences)]
-        )
-        sequences = sequences.astype(np.int32)
-        n_sequences = np.repeat([s.n_sequences for s in spans], lengths).astype(np.int32)
-        firsts = np.cumsum([0, *(s.n_sequences for s in spans[:-1])])
-        lists = (sequences.ctypes.data + 4 * np.repeat(firsts, lengths)).astype(np.uintp)
-        batch = llama.llama_batch(
-            n_tokens=n,
-            pos=as_pointer(positions),
-            n_seq_id=as_pointer(n_sequences),
-            seq_id=ctypes.cast(lists.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            logits=as_pointer(outputs),
-        )
-        setattr(batch, "embd" if soft else "token", as_pointer(inputs))
-        interruptible = n >= MIN_INTERRUPTIBLE_BATCH
+        if not self.has_mrope and any(span.offsets is not None for span in spans):
+            raise ReellamaError(
+                f"{self.model.path} has no M-RoPE: it takes soft tokens one after another, without "
+                "positions in a picture"
+            )
+        interruptible = batch.n_tokens >= MIN_INTERRUPTIBLE_BATCH
         with (
             self._ctrl_c.watch_decode(self.ptr) if interruptible else nullcontext(),
             nullcontext() if causal else self._non_causal_attention(),
             self._computing(),
         ):
-            self._check(llama.llama_decode(self.ptr, batch), spans[0].start)
-
-    def _positions(self, span: BatchSpan) -> np.ndarray:
-        """A span's positions in time, height and width, int32 `[3, n]`; all equal for text."""
-        if span.offsets is None:
-            return np.tile(span.start + np.arange(len(span.inputs)), (3, 1))
-        if not self.has_mrope:
-            raise ReellamaError(
-                f"{self.model.path} has no M-RoPE: it takes soft tokens one after another, without "
-                "positions in a picture"
-            )
-        return span.start + span.offsets
+            self._check(llama.llama_decode(self.ptr, batch.llama_batch), spans[0].start)
 
     @contextmanager
     def _non_causal_attention(self) -> Iterator[None]:

@@ -17,7 +17,8 @@ import numpy as np
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model
-from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.batch import BatchSpan
+from reellama.gguf_tools.runtime.context import Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.user_paths import expand_user
 

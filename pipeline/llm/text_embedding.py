@@ -12,7 +12,7 @@ from llama_cpp import llama_cpp
 
 from reellama.gguf_tools.errors import ReellamaError
 from reellama.gguf_tools.runtime.backend import Model, last_error_line
-from reellama.gguf_tools.runtime.context import as_pointer
+from reellama.gguf_tools.runtime.batch import as_pointer
 from reellama.gguf_tools.runtime.free_cores import long_computation, short_computation
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from reellama.pipeline.llm.prompt import checked_token_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reellama.gguf_tools.runtime.context import BatchSpan
+from reellama.gguf_tools.runtime.batch import BatchSpan
 from reellama.pipeline.llm.batching.sequence_slots import SHORT_PREFILL, SequenceSlot
 from reellama.pipeline.llm.prompt import TokenSpan
 

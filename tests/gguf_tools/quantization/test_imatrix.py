@@ -31,7 +31,8 @@ from reellama.gguf_tools.quantization.imatrix import (
 )
 from reellama.gguf_tools.quantization.quantize import quantize
 from reellama.gguf_tools.runtime.backend import load_model
-from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.batch import BatchSpan
+from reellama.gguf_tools.runtime.context import Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 from reellama.gguf_tools.text.tokenizer import Tokenizer
 from tests.helpers import tiny_model

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from reellama.gguf_tools.runtime.backend import load_model
-from reellama.gguf_tools.runtime.context import BatchSpan, Context
+from reellama.gguf_tools.runtime.batch import BatchSpan
+from reellama.gguf_tools.runtime.context import Context
 from reellama.gguf_tools.runtime.context_settings import ContextSettings
 
 pytestmark = pytest.mark.numeric
