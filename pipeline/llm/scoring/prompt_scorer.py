@@ -38,6 +38,9 @@ class PromptScorer:
         self._opened = ExitStack()
         self._scorer = TokenScorer(tokenizer, tokenizer.n_vocab)
         self._lock = threading.Lock()
+        # The last result: each of several answers to one prompt asks for it.
+        self._last_request: tuple[tuple[int, ...], int] | None = None
+        self._last_tokens: list[Token] = []
 
     @cached_property
     def _context(self) -> Context:
@@ -60,15 +63,22 @@ class PromptScorer:
         The first one has no probability: its `p` is nan. Special tokens have their names as texts.
         `check` is called before each piece that is read, and may raise.
         """
+        request = tuple(ids), n_probs
+        with self._lock:
+            if request != self._last_request:
+                self._last_tokens = self._score(ids, n_probs, check)
+                self._last_request = request
+            return list(self._last_tokens)
+
+    def _score(self, ids: Sequence[int], n_probs: int, check: Callable[[], None]) -> list[Token]:
         stream: TextStream[ScoredToken] = TextStream()
         texts = []
-        with self._lock:
-            best: list[tuple[int, float]] = []
-            rows = self._rows(ids, check) if n_probs else None
-            for token in ids:
-                scored = self._scorer.score(token, best, visible_special_ids=(token,))
-                texts += stream.push(scored, scored.piece)
-                best = self._scorer.best(next(rows), n_probs) if rows is not None else []
+        best: list[tuple[int, float]] = []
+        rows = self._rows(ids, check) if n_probs else None
+        for token in ids:
+            scored = self._scorer.score(token, best, visible_special_ids=(token,))
+            texts += stream.push(scored, scored.piece)
+            best = self._scorer.best(next(rows), n_probs) if rows is not None else []
         return [scored.with_text(text) for scored, text in [*texts, *stream.flush()]]
 
     def _rows(self, ids: Sequence[int], check: Callable[[], None]) -> Iterator[np.ndarray]:
