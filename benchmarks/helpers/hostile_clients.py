@@ -60,9 +60,9 @@ class FairScheduler:
         """The next kind, which takes as long as this context."""
         with self._lock:
             now = time.perf_counter()
-            spent = Counter(self._spent)
+            spent = dict(self._spent)
             for kind, begin in self._begun:
-                spent[kind] += now - begin + MIN_SECONDS  # type: ignore[assignment]
+                spent[kind] += now - begin + MIN_SECONDS
             turn = min(self._spent, key=lambda kind: spent[kind]), now
             self._begun.append(turn)
         try:
